@@ -1,0 +1,1 @@
+"""Pictures and label maps: reading, label sets, preprocessing, augmentation, data sets."""

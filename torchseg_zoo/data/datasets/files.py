@@ -1,0 +1,149 @@
+"""Data sets on disk: list files, folders, CamVid."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from torchseg_zoo.data.image import list_images, read_image, read_label, to_train_ids
+from torchseg_zoo.data.labels import CAMVID, LabelSet
+from torchseg_zoo.data.sample import Sample
+from torchseg_zoo.errors import DataError
+
+__all__ = ["FileDataset", "camvid", "folder", "list_file"]
+
+
+class FileDataset:
+    """Pictures and label maps in files; satisfies ``Dataset``.
+
+    Args:
+        pairs: picture path and label path, or ``None`` for a picture without labels.
+        labels: what the label values mean; its ``raw_ids`` are applied when a map is read.
+    """
+
+    def __init__(self, pairs: Sequence[tuple[Path, Path | None]], labels: LabelSet) -> None:
+        self.pairs = list(pairs)
+        self.labels = labels
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, index: int) -> Sample:
+        """Reads one sample.
+
+        Raises:
+            DataError: if a file cannot be read, or picture and labels differ in size.
+        """
+        image_path, label_path = self.pairs[index]
+        image = read_image(image_path)
+        if label_path is None:
+            return Sample(image_path.stem, image, None)
+        label = to_train_ids(read_label(label_path), self.labels)
+        if label.shape != image.shape[:2]:
+            raise DataError(
+                f"labels are {label.shape[0]}×{label.shape[1]}, "
+                f"the picture {image_path} is {image.shape[0]}×{image.shape[1]}",
+                where=label_path,
+                fix="pair each picture with the label map of its own size",
+            )
+        return Sample(image_path.stem, image, label)
+
+
+def list_file(path: str | Path, labels: LabelSet, *, root: str | Path | None = None) -> FileDataset:
+    """Data set of a list file: ``image<TAB>label`` per line, or ``image`` alone.
+
+    Args:
+        path: the list; UTF-8, blank lines are skipped.
+        labels: what the label values mean.
+        root: folder that the paths in the list start from; the list's own folder by default.
+
+    Raises:
+        DataError: if the list is missing, empty or malformed, or names a missing file.
+    """
+    path = Path(path)
+    base = path.parent if root is None else Path(root)
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeError) as error:
+        raise DataError(
+            "the list cannot be read",
+            where=path,
+            why=f"{type(error).__name__}: {error}",
+            fix="give a UTF-8 text file with image<TAB>label on each line",
+        ) from error
+    pairs: list[tuple[Path, Path | None]] = []
+    columns = 0
+    for number, line in enumerate(text.splitlines(), start=1):
+        if not line.strip():
+            continue
+        fields = [part.strip() for part in line.split("\t")]
+        where = f"{path} line {number}"
+        columns = columns or len(fields)
+        if len(fields) > 2 or not all(fields) or len(fields) != columns:
+            raise DataError(
+                f"expected {'image<TAB>label' if columns != 1 else 'one image path'}, "
+                f"got {len(fields)} column{'s' if len(fields) != 1 else ''}",
+                where=where,
+                fix="separate image and label by one tab, and give every line the same columns",
+            )
+        files = [base / part for part in fields]
+        for file in files:
+            if "\0" in str(file) or not file.is_file():
+                raise DataError(
+                    f"no file {file}", where=where, fix="correct the line, or set --root"
+                )
+        pairs.append((files[0], files[1] if columns == 2 else None))
+    if not pairs:
+        raise DataError("the list is empty", where=path, fix="put image<TAB>label on each line")
+    return FileDataset(pairs, labels)
+
+
+def folder(images: str | Path, label_folder: str | Path | None, labels: LabelSet) -> FileDataset:
+    """Data set of two folders; a picture's label map has its name without ending, and is a PNG.
+
+    Args:
+        images: folder with pictures.
+        label_folder: folder with ``<name>.png`` for each, or ``None`` for pictures alone.
+        labels: what the label values mean.
+
+    Raises:
+        DataError: if a folder is missing or empty, or a picture has no label map.
+    """
+    pictures = list_images(Path(images))
+    if label_folder is None:
+        return FileDataset([(picture, None) for picture in pictures], labels)
+    maps = {file.stem: file for file in list_images(Path(label_folder))}
+    missing = [picture for picture in pictures if picture.stem not in maps]
+    if missing:
+        raise DataError(
+            f"{len(missing)} of {len(pictures)} pictures have no label map, "
+            f"the first is {missing[0].name}",
+            where=label_folder,
+            fix="name each label map like its picture",
+        )
+    return FileDataset([(picture, maps[picture.stem]) for picture in pictures], labels)
+
+
+def camvid(root: str | Path, split: str = "val") -> FileDataset:
+    """CamVid as the SegNet tutorial distributes it: 11 classes at 360×480, label 11 unlabelled.
+
+    Args:
+        root: folder with ``train.txt`` and ``val.txt`` (``image<TAB>label``), or with the tutorial's
+            ``train``, ``trainannot``, ``val``, ``valannot`` folders.
+        split: ``"train"``, ``"val"`` or ``"test"``.
+
+    Raises:
+        DataError: if the split is not there.
+    """
+    root = Path(root)
+    listing = root / f"{split}.txt"
+    if listing.is_file() and "\t" in listing.read_text(encoding="utf-8")[:4096]:
+        return list_file(listing, CAMVID)
+    if not (root / split).is_dir():
+        raise DataError(
+            f"no split {split!r}: neither {listing.name} nor a folder {split}{os.sep}",
+            where=root,
+            fix="point at the folder that holds CamVid's train, trainannot, val and valannot",
+        )
+    return folder(root / split, root / f"{split}annot", CAMVID)

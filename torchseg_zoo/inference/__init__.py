@@ -1,0 +1,1 @@
+"""From pictures to label maps, and from label maps to pictures."""

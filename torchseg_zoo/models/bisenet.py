@@ -1,0 +1,300 @@
+"""BiSeNet: Bilateral Segmentation Network for Real-time Semantic Segmentation.
+
+Yu, Wang, Peng, Gao, Yu, Sang; ECCV 2018; arXiv:1808.00897. Checked against TorchSeg, which differs from
+the paper in these places, and we with it: the fusion module adds its attended features to themselves
+without a reduction, its two attention convolutions have neither bias nor norm, and the two auxiliary
+heads sit on the refined maps at strides 16 and 8.
+
+A spatial path (three strided convolutions, stride 8) keeps detail; a context path (any backbone with maps
+at strides 8, 16 and 32) sees far. Attention refinement (ARM) weighs the context maps, feature fusion (FFM)
+joins both paths.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from torchseg_zoo.backbones import create_backbone
+from torchseg_zoo.errors import ArgumentError
+from torchseg_zoo.layers import ConvNormAct, init_head, resize
+from torchseg_zoo.models.base import ModelConfig, SegmentationModel, build
+from torchseg_zoo.registry import register_model
+from torchseg_zoo.types import SegOutput
+
+__all__ = [
+    "BiSeNet",
+    "BiSeNetConfig",
+    "bisenet_r18",
+    "bisenet_r18_speed",
+    "bisenet_r101",
+    "bisenet_x39",
+    "bisenet_x39_speed",
+]  # fmt: skip
+
+CONTEXT = 128  # channels of the refined context maps
+SPATIAL = 128  # channels of the spatial path's output
+FUSED = 256  # channels after feature fusion
+
+
+@dataclass(frozen=True)
+class BiSeNetConfig(ModelConfig):
+    """Configuration of a BiSeNet.
+
+    Args:
+        head_channels: hidden width of the main head.
+        aux_channels: hidden width of the two auxiliary heads.
+        fusion_reduction: how much narrower the fusion module's attention is between its two
+            convolutions; TorchSeg's files from before May 2019 have 4.
+    """
+
+    head_channels: int = 64
+    aux_channels: int = 256
+    fusion_reduction: int = 1
+
+
+def _pool(x: Tensor) -> Tensor:
+    return x.mean((2, 3), keepdim=True)  # (N, C, 1, 1)
+
+
+class SpatialPath(nn.Sequential):
+    """(N, C, H, W) → (N, 128, H/8, W/8)."""
+
+    def __init__(self, in_channels: int) -> None:
+        super().__init__()
+        self.conv_7x7 = ConvNormAct(in_channels, 64, 7, stride=2)
+        self.conv_3x3_1 = ConvNormAct(64, 64, 3, stride=2)
+        self.conv_3x3_2 = ConvNormAct(64, 64, 3, stride=2)
+        self.conv_1x1 = ConvNormAct(64, SPATIAL)
+
+
+class AttentionRefinement(nn.Module):
+    """ARM: a 3×3 convolution, weighed per channel by its own global average (paper, figure 2b)."""
+
+    def __init__(self, in_channels: int) -> None:
+        super().__init__()
+        self.conv_3x3 = ConvNormAct(in_channels, CONTEXT, 3)
+        self.attention = ConvNormAct(CONTEXT, CONTEXT, act=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv_3x3(x)
+        return x * self.attention(_pool(x)).sigmoid()
+
+
+class FeatureFusion(nn.Module):
+    """FFM: joins spatial and context maps, spatial first (paper, figure 2c)."""
+
+    def __init__(self, reduction: int) -> None:
+        super().__init__()
+        self.conv_1x1 = ConvNormAct(SPATIAL + CONTEXT, FUSED)
+        self.squeeze = nn.Conv2d(FUSED, FUSED // reduction, 1, bias=False)
+        self.excite = nn.Conv2d(FUSED // reduction, FUSED, 1, bias=False)
+
+    def forward(self, spatial: Tensor, context: Tensor) -> Tensor:
+        x = self.conv_1x1(torch.cat([spatial, context], dim=1))
+        gate = self.excite(self.squeeze(_pool(x)).relu()).sigmoid()
+        return x + x * gate
+
+
+class Head(nn.Sequential):
+    """3×3 convolution and classifier."""
+
+    def __init__(self, in_channels: int, channels: int, num_classes: int) -> None:
+        super().__init__()
+        self.conv_3x3 = ConvNormAct(in_channels, channels, 3)
+        self.classifier = nn.Conv2d(channels, num_classes, 1)
+
+
+class BiSeNet(SegmentationModel):
+    """BiSeNet over any backbone with maps at strides 8, 16 and 32.
+
+    Takes any input size. Auxiliary heads: ``stride16`` and ``stride8``, named by where they sit.
+
+    Args:
+        config: see ``BiSeNetConfig``.
+        pretrained_backbone: load timm's ImageNet weights into the backbone.
+    """
+
+    config: BiSeNetConfig
+    config_class = BiSeNetConfig
+    pooled_norm = True
+
+    def __init__(self, config: BiSeNetConfig, *, pretrained_backbone: bool = False) -> None:
+        super().__init__(config)
+        self.backbone = create_backbone(
+            config.backbone,
+            in_channels=config.in_channels,
+            levels=3,
+            pretrained=pretrained_backbone,
+        )
+        if self.backbone.strides != (8, 16, 32):
+            raise ArgumentError(
+                f"{config.backbone} has maps at strides {self.backbone.strides}",
+                where="backbone",
+                fix="BiSeNet needs strides (8, 16, 32), as resnet18 or mobilenetv3_small_100 have",
+            )
+        _, middle, deep = self.backbone.channels
+        self.spatial_path = SpatialPath(config.in_channels)
+        self.global_context = ConvNormAct(deep, CONTEXT)
+        self.arms = nn.ModuleList([AttentionRefinement(deep), AttentionRefinement(middle)])
+        self.refines = nn.ModuleList([ConvNormAct(CONTEXT, CONTEXT, 3) for _ in range(2)])
+        self.ffm = FeatureFusion(config.fusion_reduction)
+        self.head = Head(FUSED, config.head_channels, config.num_classes)
+        self.aux_heads = nn.ModuleDict(
+            {
+                "stride16": Head(CONTEXT, config.aux_channels, config.num_classes),
+                "stride8": Head(CONTEXT, config.aux_channels, config.num_classes),
+            }
+        )
+        for name, module in self.named_children():
+            if name != "backbone":
+                init_head(module)
+
+    def head_logits(self, x: Tensor, *, with_aux: bool) -> SegOutput:
+        shallow, middle, deep = self.backbone(x)
+        context16 = self.arms[0](deep) + self.global_context(_pool(deep))
+        context16 = resize(context16, middle.shape[-2:], align_corners=True)
+        context16 = self.refines[0](context16)  # (N, 128, H/16, W/16)
+        context8 = self.arms[1](middle) + context16
+        context8 = resize(context8, shallow.shape[-2:], align_corners=True)
+        context8 = self.refines[1](context8)  # (N, 128, H/8, W/8)
+        logits = self.head(self.ffm(self.spatial_path(x), context8))
+        if not with_aux:
+            return SegOutput(logits, {})
+        aux = {
+            "stride16": self.aux_heads["stride16"](context16),
+            "stride8": self.aux_heads["stride8"](context8),
+        }
+        return SegOutput(logits, aux)
+
+    def classifiers(self) -> dict[str, nn.Conv2d]:
+        return {
+            "head.classifier": self.head.classifier,
+            **{
+                f"aux_heads.{key}.classifier": head.classifier
+                for key, head in self.aux_heads.items()
+            },
+        }  # type: ignore[dict-item]
+
+
+@register_model
+def bisenet_r18(
+    pretrained: str | None = None,
+    *,
+    num_classes: int | None = None,
+    in_channels: int = 3,
+    backbone: str = "resnet18",
+    pretrained_backbone: bool = False,
+) -> BiSeNet:
+    """BiSeNet on ResNet-18, the balanced model of TorchSeg's Cityscapes tables.
+
+    Args:
+        pretrained: checkpoint tag; ``list_checkpoints("bisenet_r18")`` names them.
+        num_classes: K; the checkpoint's own, else 19. Another number beside ``pretrained`` puts
+            fresh classifiers on loaded features.
+        in_channels: C of the input.
+        backbone: any timm backbone with maps at strides 8, 16 and 32.
+        pretrained_backbone: start from timm's ImageNet weights.
+    """
+    config = BiSeNetConfig("bisenet_r18", backbone, in_channels=in_channels)
+    return build(
+        BiSeNet,
+        config,
+        pretrained,
+        num_classes=num_classes,
+        pretrained_backbone=pretrained_backbone,
+    )
+
+
+@register_model
+def bisenet_r18_speed(
+    pretrained: str | None = None,
+    *,
+    num_classes: int | None = None,
+    in_channels: int = 3,
+    backbone: str = "resnet18",
+    pretrained_backbone: bool = False,
+) -> BiSeNet:
+    """BiSeNet on ResNet-18 as TorchSeg trains it for speed, with labels at stride 8.
+
+    Arguments as in ``bisenet_r18``.
+    """
+    config = BiSeNetConfig("bisenet_r18_speed", backbone, in_channels=in_channels, aux_channels=128)
+    return build(
+        BiSeNet,
+        config,
+        pretrained,
+        num_classes=num_classes,
+        pretrained_backbone=pretrained_backbone,
+    )
+
+
+@register_model
+def bisenet_r101(
+    pretrained: str | None = None,
+    *,
+    num_classes: int | None = None,
+    in_channels: int = 3,
+    backbone: str = "resnet101s",
+    pretrained_backbone: bool = False,
+) -> BiSeNet:
+    """BiSeNet on ResNet-101 with the deep stem (timm's ``resnet101s``), the most accurate one.
+
+    Arguments as in ``bisenet_r18``.
+    """
+    config = BiSeNetConfig("bisenet_r101", backbone, in_channels=in_channels, head_channels=256)
+    return build(
+        BiSeNet,
+        config,
+        pretrained,
+        num_classes=num_classes,
+        pretrained_backbone=pretrained_backbone,
+    )
+
+
+@register_model
+def bisenet_x39(
+    pretrained: str | None = None,
+    *,
+    num_classes: int | None = None,
+    in_channels: int = 3,
+    backbone: str = "xception39",
+    pretrained_backbone: bool = False,
+) -> BiSeNet:
+    """BiSeNet on Xception39, the smallest: 1.8 M parameters, trained from scratch.
+
+    Arguments as in ``bisenet_r18``.
+    """
+    config = BiSeNetConfig("bisenet_x39", backbone, in_channels=in_channels, aux_channels=128)
+    return build(
+        BiSeNet,
+        config,
+        pretrained,
+        num_classes=num_classes,
+        pretrained_backbone=pretrained_backbone,
+    )
+
+
+@register_model
+def bisenet_x39_speed(
+    pretrained: str | None = None,
+    *,
+    num_classes: int | None = None,
+    in_channels: int = 3,
+    backbone: str = "xception39",
+    pretrained_backbone: bool = False,
+) -> BiSeNet:
+    """BiSeNet on Xception39 as TorchSeg trains it for speed, with labels at stride 8.
+
+    Arguments as in ``bisenet_r18``.
+    """
+    config = BiSeNetConfig("bisenet_x39_speed", backbone, in_channels=in_channels, aux_channels=128)
+    return build(
+        BiSeNet,
+        config,
+        pretrained,
+        num_classes=num_classes,
+        pretrained_backbone=pretrained_backbone,
+    )

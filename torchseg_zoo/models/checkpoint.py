@@ -1,0 +1,76 @@
+"""A model as one file: safetensors whose header rebuilds it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from torchseg_zoo.data.labels import LabelSet
+from torchseg_zoo.data.preprocess import Preprocess
+from torchseg_zoo.errors import CheckpointFormatError
+from torchseg_zoo.models.base import SegmentationModel, family
+from torchseg_zoo.weights.load import build_loaded, read_meta, read_tensors
+from torchseg_zoo.weights.save import write_tensors
+
+__all__ = ["describe_model", "load_model", "model_from_meta", "save_model"]
+
+
+def describe_model(model: SegmentationModel) -> dict[str, Any]:
+    """JSON-able description that, with the tensors, rebuilds the model."""
+    return {
+        "family": type(model).__name__,
+        "config": model.config.to_dict(),
+        "preprocess": model.preprocess.to_dict(),
+        "labels": model.labels.to_dict(),
+    }
+
+
+def save_model(model: SegmentationModel, path: str | Path) -> None:
+    """Writes a model to one safetensors file, whole or not at all.
+
+    Raises:
+        DataError: if the file cannot be written.
+    """
+    write_tensors(Path(path), model.state_dict(), describe_model(model))
+
+
+def load_model(path: str | Path) -> SegmentationModel:
+    """Rebuilds a model that ``save_model`` or ``train`` wrote; it is in evaluation mode.
+
+    Raises:
+        CheckpointFormatError: if the file is not such a checkpoint, or is damaged.
+    """
+    path = Path(path)
+    # Read, not mapped: somebody may rewrite a file of their own while the model lives.
+    tensors = read_tensors(path, mapped=False)
+    return model_from_meta(read_meta(path), tensors, where=str(path))
+
+
+def model_from_meta(
+    meta: Mapping[str, Any], tensors: Mapping[str, Tensor], *, where: str
+) -> SegmentationModel:
+    """Rebuilds a model from ``describe_model``'s record and its tensors.
+
+    Raises:
+        CheckpointFormatError: if they do not describe a model of this package.
+    """
+    try:
+        cls = family(str(meta["family"]))
+        config = cls.config_class.from_dict(meta["config"])
+        preprocess = Preprocess.from_dict(meta["preprocess"])
+        labels = LabelSet.from_dict(meta["labels"])
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise CheckpointFormatError(
+            "its header does not describe a model",
+            where=where,
+            why=f"{type(error).__name__}: {error}",
+            fix="load files written by save_model() or train()",
+        ) from error
+    model = build_loaded(lambda: cls(config), tensors, where=where)
+    model.preprocess = preprocess
+    model.labels = labels
+    return model.eval()

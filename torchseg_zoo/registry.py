@@ -1,0 +1,109 @@
+"""Which models exist, by name. Free of torch: names are known before any model is imported."""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import fnmatch
+import functools
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from torchseg_zoo.errors import UnknownModelError
+from torchseg_zoo.weights import manifest
+
+if TYPE_CHECKING:
+    from torchseg_zoo.models.base import SegmentationModel
+
+__all__ = ["create_model", "list_models", "model_factory", "register_model"]
+
+_Factory = TypeVar("_Factory", bound="Callable[..., SegmentationModel]")
+_FACTORIES: dict[str, Callable[..., SegmentationModel]] = {}
+
+
+def register_model(factory: _Factory) -> _Factory:
+    """Registers a factory under its own name; use it as a decorator, in this package or outside it.
+
+    The factory takes ``pretrained: str | None`` first and keyword-only options after it, and returns
+    a ``SegmentationModel``. Registering a name again replaces the earlier factory.
+    """
+    _FACTORIES[factory.__name__] = factory
+    return factory
+
+
+def create_model(name: str, pretrained: str | None = None, **options: Any) -> SegmentationModel:
+    """Builds a model by name.
+
+    Args:
+        name: a registered name, ``"bisenet_x39"``, or a name with a checkpoint tag,
+            ``"bisenet_x39.camvid"``.
+        pretrained: checkpoint tag; not together with a tag in ``name``.
+        options: what the factory takes: ``num_classes``, ``in_channels``, ``backbone``, ...
+
+    Raises:
+        UnknownModelError: if there is no such model.
+        UnknownCheckpointError: if the model has no such checkpoint.
+        TypeError: if the factory does not know an option.
+    """
+    name, _, tag = name.partition(".")
+    factory = model_factory(name)
+    if tag and pretrained is not None and pretrained != tag:
+        raise TypeError(f"{name}.{tag} names a checkpoint already; drop pretrained={pretrained!r}")
+    return factory(pretrained or tag or None, **options)
+
+
+def model_factory(name: str) -> Callable[..., SegmentationModel]:
+    """The factory registered as ``name``.
+
+    Raises:
+        UnknownModelError: if there is none; the message suggests the nearest names.
+    """
+    if name not in _FACTORIES:
+        import torchseg_zoo.models  # noqa: F401  (registers the package's own)
+    if name not in _FACTORIES:
+        near = difflib.get_close_matches(name, _names(), n=3)
+        raise UnknownModelError(
+            f"no model {name!r}",
+            fix=f"did you mean {' or '.join(near)}?" if near else "list_models() names them all",
+        )
+    return _FACTORIES[name]
+
+
+def list_models(pattern: str = "*", *, pretrained: bool = False) -> list[str]:
+    """Names of models, sorted.
+
+    Args:
+        pattern: shell wildcards, e.g. ``"bisenet*"``; a plain word matches itself only.
+        pretrained: list checkpoints instead, as ``"model.tag"``; the pattern may match the model's
+            name or the whole.
+    """
+    if pretrained:
+        names = [entry.name for entry in manifest.load().values()]
+        return sorted(
+            name
+            for name in names
+            if fnmatch.fnmatch(name, pattern) or fnmatch.fnmatch(name.partition(".")[0], pattern)
+        )
+    return sorted(fnmatch.filter(_names(), pattern))
+
+
+def _names() -> set[str]:
+    if "torchseg_zoo.models" in sys.modules:
+        return set(_FACTORIES)
+    return _own_names() | set(_FACTORIES)
+
+
+@functools.cache
+def _own_names() -> set[str]:
+    """Names of the package's factories, read from the source: importing it would load torch."""
+    names = set()
+    for path in Path(__file__).with_name("models").glob("*.py"):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.FunctionDef) and any(
+                isinstance(decorator, ast.Name) and decorator.id == register_model.__name__
+                for decorator in node.decorator_list
+            ):
+                names.add(node.name)
+    return names

@@ -1,0 +1,1 @@
+"""Training: one configuration, plain functions for losses and schedules, one loop."""

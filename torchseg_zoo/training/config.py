@@ -1,0 +1,145 @@
+"""The settings of a training run: one flat frozen dataclass."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Self
+
+from torchseg_zoo.errors import ArgumentError
+from torchseg_zoo.types import Size
+
+__all__ = ["TrainConfig"]
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Everything that decides the outcome of a run.
+
+    Args:
+        model: name for ``create_model``, with or without a checkpoint tag.
+        data: list file, folder or ``"drawn"``; see ``open_dataset``.
+        out: folder for the log and the checkpoints.
+        root: folder that the paths in a list file start from.
+        num_classes: K; ``None`` takes the data set's.
+        pretrained_backbone: start from ImageNet weights.
+        epochs: passes over the training data.
+        batch_size: samples per step.
+        crop: (height, width) of a training sample.
+        early_crop: crop of the first half of the epochs; ``None`` for the same throughout.
+        scales: factors for the random scale.
+        continuous_scale: any factor between the extremes instead of one of ``scales``.
+        mirror: mirror every second sample.
+        brightness: random gain within 1 ± this.
+        mix: a second data set mixed into every epoch, as ``data`` names one.
+        mix_share: share of an epoch's samples that come from ``mix``.
+        label_stride: labels are compared at 1 / this of the crop; 1 for full size.
+        aligned_labels: which pixels ``label_stride`` keeps; see ``transforms.subsample``.
+        optimizer: ``"sgd"`` (momentum 0.9) or ``"adamw"``.
+        lr: base learning rate.
+        head_lr_multiplier: factor on ``lr`` for ``head_modules``.
+        head_modules: top-level modules with the multiplied rate; ``None`` for all but the backbone.
+        weight_decay: for convolution and linear weights; biases and norms have none.
+        poly_power: lr = base · (1 − step / steps) ** this.
+        warmup_steps: steps over which the rate rises linearly from 0.
+        criterion: ``"ce"`` or ``"ohem"``.
+        ohem_threshold: pixels whose true class has a probability up to this always count.
+        ohem_min_kept: at least so many pixels per step count.
+        class_weights: ``"none"``, ``"balanced"`` (1 / sqrt of the class's share of pixels) or K
+            numbers.
+        aux_weight: factor on each auxiliary head's loss.
+        ema: decay of the averaged weights that are evaluated and saved; 0 for none.
+        seed: decides the initial weights, the order and every augmentation.
+        workers: processes that prepare samples; 0 prepares them in this one.
+        cache: keep decoded training files in memory, in each process.
+        eval_every: epochs between evaluations; the last epoch is always evaluated.
+        device: ``"cpu"``, ``"cuda"``, or ``"auto"``.
+    """
+
+    model: str
+    data: str
+    out: str = "runs/train"
+    root: str | None = None
+    num_classes: int | None = None
+    pretrained_backbone: bool = False
+    epochs: int = 80
+    batch_size: int = 16
+    crop: Size = (512, 512)
+    early_crop: Size | None = None
+    scales: tuple[float, ...] = (0.75, 1.0, 1.25, 1.5, 1.75, 2.0)
+    continuous_scale: bool = False
+    mirror: bool = True
+    brightness: float = 0.0
+    mix: str | None = None
+    mix_share: float = 0.0
+    label_stride: int = 1
+    aligned_labels: bool = True
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    lr: float = 1e-2
+    head_lr_multiplier: float = 1.0
+    head_modules: tuple[str, ...] | None = None
+    weight_decay: float = 5e-4
+    poly_power: float = 0.9
+    warmup_steps: int = 0
+    criterion: Literal["ce", "ohem"] = "ce"
+    ohem_threshold: float = 0.7
+    ohem_min_kept: int = 100_000
+    class_weights: tuple[float, ...] | Literal["none", "balanced"] = "none"
+    aux_weight: float = 1.0
+    ema: float = 0.0
+    seed: int = 0
+    workers: int = 0
+    cache: bool = False
+    eval_every: int = 1
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        checks = {
+            "epochs": (self.epochs >= 1, "at least 1"),
+            "batch_size": (self.batch_size >= 1, "at least 1"),
+            "lr": (self.lr > 0, "positive"),
+            "mix_share": (0 <= self.mix_share < 1, "in [0, 1)"),
+            "label_stride": (self.label_stride >= 1, "at least 1"),
+            "eval_every": (self.eval_every >= 1, "at least 1"),
+            "workers": (self.workers >= 0, "at least 0"),
+            "ema": (0 <= self.ema < 1, "in [0, 1)"),
+            "optimizer": (self.optimizer in ("sgd", "adamw"), "'sgd' or 'adamw'"),
+            "criterion": (self.criterion in ("ce", "ohem"), "'ce' or 'ohem'"),
+            "class_weights": (
+                not isinstance(self.class_weights, str)
+                or self.class_weights in ("none", "balanced"),
+                "'none', 'balanced' or one number per class",
+            ),
+        }
+        for name, (good, wanted) in checks.items():
+            if not good:
+                raise ArgumentError(
+                    f"{name} is {getattr(self, name)!r}",
+                    where="TrainConfig",
+                    fix=f"must be {wanted}",
+                )
+        if (self.mix is None) != (self.mix_share == 0):
+            raise ArgumentError("mix and mix_share go together", where="TrainConfig")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON-able form; ``from_dict`` reads it back."""
+        return json.loads(json.dumps(dataclasses.asdict(self)))  # type: ignore[no-any-return]
+
+    @classmethod
+    def from_dict(cls, record: Mapping[str, Any]) -> Self:
+        """Reads the form written by ``to_dict``.
+
+        Raises:
+            ArgumentError: if it has an unknown setting.
+        """
+        known = {field.name for field in dataclasses.fields(cls)}
+        if unknown := sorted(set(record) - known):
+            raise ArgumentError(f"unknown settings: {', '.join(unknown)}", where="TrainConfig")
+        return cls(
+            **{
+                key: tuple(value) if isinstance(value, list) else value
+                for key, value in record.items()
+            }
+        )

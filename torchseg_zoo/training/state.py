@@ -1,0 +1,120 @@
+"""A run's state on disk: one safetensors file, so that nothing is ever unpickled on resume."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from torchseg_zoo.errors import CheckpointFormatError, ResumeError
+from torchseg_zoo.training.config import TrainConfig
+from torchseg_zoo.weights.load import assign, read_meta, read_tensors
+from torchseg_zoo.weights.save import write_tensors
+
+__all__ = ["Progress", "load_state", "save_state"]
+
+# Settings that may differ between a run and its continuation: none changes what is computed.
+_HARMLESS = {"out", "workers", "cache", "device", "eval_every"}
+
+
+@dataclass
+class Progress:
+    """How far a run is.
+
+    Args:
+        epoch: epochs done.
+        best_miou: best validation mIoU so far, in percent; -1 before the first.
+        best_epoch: epochs done when it was reached.
+    """
+
+    epoch: int = 0
+    best_miou: float = -1.0
+    best_epoch: int = 0
+
+
+def save_state(
+    path: Path,
+    config: TrainConfig,
+    progress: Progress,
+    model: nn.Module,
+    averaged: nn.Module | None,
+    optimizer: torch.optim.Optimizer,
+) -> None:
+    """Writes all that a run needs to go on, whole or not at all."""
+    tensors: dict[str, Tensor] = {"rng": torch.get_rng_state()}
+    tensors |= {f"model.{name}": value for name, value in model.state_dict().items()}
+    if averaged is not None:
+        tensors |= {f"average.{name}": value for name, value in averaged.state_dict().items()}
+    for index, entry in optimizer.state_dict()["state"].items():
+        for name, value in entry.items():
+            tensors[f"optimizer.{index}.{name}"] = torch.as_tensor(value)
+    write_tensors(path, tensors, {"config": config.to_dict(), "progress": vars(progress)})
+
+
+def load_state(
+    path: Path,
+    config: TrainConfig,
+    model: nn.Module,
+    averaged: nn.Module | None,
+    optimizer: torch.optim.Optimizer,
+) -> Progress:
+    """Puts a saved state into model, average and optimizer.
+
+    Raises:
+        ResumeError: if the file cannot be used, or was written under other settings.
+    """
+    try:
+        meta = read_meta(path)
+        tensors = read_tensors(path, mapped=False)
+        _check_settings(meta["config"], config, path)
+        assign(model, _part(tensors, "model."), where=str(path))
+        if averaged is not None:
+            assign(averaged, _part(tensors, "average."), where=str(path))
+        _restore_optimizer(optimizer, _part(tensors, "optimizer."))
+        torch.set_rng_state(tensors["rng"])
+        return Progress(**meta["progress"])
+    except (CheckpointFormatError, KeyError, TypeError, ValueError) as error:
+        if isinstance(error, ResumeError):
+            raise
+        raise ResumeError(
+            "this run cannot be continued",
+            where=path,
+            why=f"{type(error).__name__}: {error}",
+            fix="start again in another folder with out=",
+        ) from error
+
+
+def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {
+        name.removeprefix(prefix): value
+        for name, value in tensors.items()
+        if name.startswith(prefix)
+    }
+
+
+def _check_settings(saved: dict[str, Any], config: TrainConfig, path: Path) -> None:
+    now = config.to_dict()
+    changed = [
+        f"{name} was {saved.get(name)!r}, is {now.get(name)!r}"
+        for name in sorted(set(saved) | set(now))
+        if name not in _HARMLESS and saved.get(name) != now.get(name)
+    ]
+    if changed:
+        raise ResumeError(
+            "this run was started with other settings",
+            where=path,
+            why="; ".join(changed),
+            fix="use the same settings, or another folder with out=",
+        )
+
+
+def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        index, _, key = name.partition(".")
+        state.setdefault(int(index), {})[key] = value
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
