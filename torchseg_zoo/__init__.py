@@ -1,3 +1,77 @@
-"""Semantic segmentation models with released weights."""
+"""Semantic segmentation models with released weights: predict, evaluate, train, deploy.
 
-from torchseg_zoo._version import __version__ as __version__
+    import torchseg_zoo as tsz
+
+    model = tsz.bisenet_x39(pretrained="camvid")
+    tsz.predict(model, "street.png").save("street_overlay.png")
+
+Names are imported when they are first used: importing the package loads neither torch nor timm.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from torchseg_zoo._version import __version__
+from torchseg_zoo.registry import create_model, list_models, register_model
+from torchseg_zoo.weights.manifest import list_checkpoints
+
+if TYPE_CHECKING:
+    from torchseg_zoo.data.preprocess import Preprocess
+    from torchseg_zoo.evaluation.evaluate import evaluate
+    from torchseg_zoo.inference.predict import predict
+    from torchseg_zoo.inference.prediction import Prediction
+    from torchseg_zoo.models import *  # noqa: F403
+    from torchseg_zoo.models.base import SegmentationModel
+    from torchseg_zoo.models.checkpoint import load_model, model_from_state_dict, save_model
+    from torchseg_zoo.training.config import TrainConfig
+    from torchseg_zoo.training.loop import train
+
+_LAZY = {
+    "LabelSet": "torchseg_zoo.data.labels",
+    "Prediction": "torchseg_zoo.inference.prediction",
+    "Preprocess": "torchseg_zoo.data.preprocess",
+    "SegmentationModel": "torchseg_zoo.models.base",
+    "TrainConfig": "torchseg_zoo.training.config",
+    "evaluate": "torchseg_zoo.evaluation.evaluate",
+    "load_model": "torchseg_zoo.models.checkpoint",
+    "model_from_state_dict": "torchseg_zoo.models.checkpoint",
+    "predict": "torchseg_zoo.inference.predict",
+    "save_model": "torchseg_zoo.models.checkpoint",
+    "train": "torchseg_zoo.training.loop",
+}
+
+__all__ = [
+    "LabelSet",
+    "Prediction",
+    "Preprocess",
+    "SegmentationModel",
+    "TrainConfig",
+    "__version__",
+    "create_model",
+    "evaluate",
+    "list_checkpoints",
+    "list_models",
+    "load_model",
+    "model_from_state_dict",
+    "predict",
+    "register_model",
+    "save_model",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        value = getattr(importlib.import_module(_LAZY[name]), name)
+    elif name in list_models():
+        value = getattr(importlib.import_module("torchseg_zoo.models"), name)
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, *list_models()})

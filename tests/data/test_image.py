@@ -477,6 +477,40 @@ def test_a_bomb_is_refused_by_its_header(tmp_path: Path) -> None:
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50 * 1024  # kB
 
 
+def test_a_small_file_cannot_claim_very_many_pixels(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(_png(20000, 20000, 8, 2, b"\0"))
+    exif = Image.Exif()
+    exif[274] = 1
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.webp", exif=exif)
+    webp = (tmp_path / "a.webp").read_bytes()
+    assert webp[12:16] == b"VP8X"
+    claimed = (16382).to_bytes(3, "little") * 2
+    (tmp_path / "a.webp").write_bytes(webp[:24] + claimed + webp[30:])
+    for name in ("a.png", "a.webp"):
+        with pytest.raises(DataError, match=r"header claims .* pixels, but the file has only"):
+            read_image(tmp_path / name)
+
+
+@pytest.mark.parametrize("options", [{}, {"lossless": True}, {"save_all": True}])
+def test_the_size_of_a_webp_is_known_from_its_header(
+    tmp_path: Path, options: dict[str, object]
+) -> None:
+    exif = Image.Exif()
+    if "save_all" in options:
+        exif[274] = 1  # metadata make it a file of the extended kind
+    picture = Image.fromarray(_photo(10, 300))
+    picture.save(tmp_path / "a.webp", exif=exif, **options)  # type: ignore[arg-type]
+    with pytest.raises(DataError, match="300×10, more than 2999"):
+        read_image(tmp_path / "a.webp", max_pixels=2999)
+    assert read_image(tmp_path / "a.webp", max_pixels=3000).shape == (10, 300, 3)
+
+
+def test_a_blank_picture_of_many_pixels_is_plausible(tmp_path: Path) -> None:
+    Image.new("1", (20000, 3500)).save(tmp_path / "a.png", compress_level=9)
+    assert (tmp_path / "a.png").stat().st_size < 20000
+    assert read_image(tmp_path / "a.png").shape == (3500, 20000, 3)
+
+
 def test_max_pixels_is_width_times_height(tmp_path: Path) -> None:
     Image.fromarray(_photo(10, 20)).save(tmp_path / "a.png")
     assert read_image(tmp_path / "a.png", max_pixels=200).shape == (10, 20, 3)

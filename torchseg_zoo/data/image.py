@@ -109,6 +109,12 @@ _STRANGERS = (
 )
 
 _MAX_PIXELS = 2**29
+
+# No honest picture of more than this many pixels packs so many of them into a byte: PNG reaches
+# 8256 (one bit a pixel, deflate). A small file that claims more costs memory before it fails.
+_PLAUSIBLE_PIXELS = 2**26
+_PLAUSIBLE_PIXELS_PER_BYTE = 16384
+
 _BLOCK_PX = 2**22  # pixels worked on at once, to keep temporary copies of big pictures small
 
 
@@ -132,7 +138,7 @@ def read_image(path: str | os.PathLike[str], *, max_pixels: int = _MAX_PIXELS) -
 
     Raises:
         DataError: if the file cannot be opened, is not one of these formats, is damaged or cut off,
-            has too many pixels, or does not fit in memory.
+            has too many pixels, for ``max_pixels`` or for its bytes, or does not fit in memory.
     """
     where = printable(path)
     picture, _ = _load(path, where, max_pixels)
@@ -356,11 +362,18 @@ def _load(
         raise ArgumentError(f"{max_pixels} is below 1", where="max_pixels", fix="allow some pixels")
     with open_regular(path) as stream, _decoding(where):
         start = stream.read(64)
+        num_bytes = os.fstat(stream.fileno()).st_size
         depth = 8
         if start.startswith(b"\x89PNG\r\n\x1a\n"):
-            depth = _check_png(stream, start, where, max_pixels)
+            width, height, depth, color = struct.unpack(">IIBB", start[16:26])
+            _check_size((width, height), num_bytes, where, max_pixels)
+            _check_png(stream)
+            depth = depth if color == 0 else 8  # of palette images, indices come as they are
+        elif start[8:12] == b"WEBP":
+            # Pillow gives the decoder its memory as soon as the file is opened.
+            _check_size(_webp_size(start), num_bytes, where, max_pixels)
         picture = _identify(stream, start, where)
-        _check_size(picture.size, where, max_pixels)
+        _check_size(picture.size, num_bytes, where, max_pixels)
         # MPO is what phones and cameras save as .jpg: a picture with its previews or gain map.
         frames = bool(getattr(picture, "is_animated", False)) and picture.format != "MPO"
         if isinstance(picture, TiffImagePlugin.TiffImageFile):
@@ -398,10 +411,8 @@ def _identify(stream: BinaryIO, start: bytes, where: str) -> ImageFile.ImageFile
     )
 
 
-def _check_png(stream: BinaryIO, start: bytes, where: str, max_pixels: int) -> int:
-    """Checks size and checksums, which Pillow does not do for pixel data; returns the bit depth."""
-    width, height, depth, color = struct.unpack(">IIBB", start[16:26])
-    _check_size((width, height), where, max_pixels)
+def _check_png(stream: BinaryIO) -> None:
+    """Checks that all parts are there and their checksums, which Pillow skips for pixel data."""
     stream.seek(8)
     kind = b""
     while kind != b"IEND":
@@ -415,7 +426,19 @@ def _check_png(stream: BinaryIO, start: bytes, where: str, max_pixels: int) -> i
             length -= len(data)
         if struct.unpack(">I", stream.read(4))[0] != checksum:
             raise ValueError(f"bad checksum (CRC) in part {kind.decode('latin-1')!r}")
-    return int(depth) if color == 0 else 8
+
+
+def _webp_size(start: bytes) -> tuple[int, int]:
+    """(width, height) of the canvas, by the first chunk of a WebP file."""
+    if start[12:16] == b"VP8X":
+        return 1 + int.from_bytes(start[24:27], "little"), 1 + int.from_bytes(
+            start[27:30], "little"
+        )
+    if start[12:16] == b"VP8L":
+        (bits,) = struct.unpack("<I", start[21:25])
+        return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+    width, height = struct.unpack("<HH", start[26:30])
+    return width & 0x3FFF, height & 0x3FFF
 
 
 def _allocate(picture: TiffImagePlugin.TiffImageFile) -> None:
@@ -426,13 +449,19 @@ def _allocate(picture: TiffImagePlugin.TiffImageFile) -> None:
         picture.im = Image.new(picture.mode, size).im
 
 
-def _check_size(size: tuple[int, int], where: str, max_pixels: int) -> None:
+def _check_size(size: tuple[int, int], num_bytes: int, where: str, max_pixels: int) -> None:
     width, height = size
     if width * height > max_pixels:
         raise DataError(
             f"the picture is {width}×{height}, more than {max_pixels} pixels",
             where=where,
             fix="make it smaller, or raise max_pixels if you trust it",
+        )
+    if width * height > max(_PLAUSIBLE_PIXELS, _PLAUSIBLE_PIXELS_PER_BYTE * num_bytes):
+        raise DataError(
+            f"the header claims {width}×{height} pixels, but the file has only {num_bytes} bytes",
+            where=where,
+            fix="fetch or export it again",
         )
     _refuse_empty(size, where)
 

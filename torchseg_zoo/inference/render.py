@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from dataclasses import dataclass
 
 import numpy as np
@@ -276,9 +277,10 @@ def _length(font: _Font, text: str) -> int:
 
 def _shortened(font: _Font, name: str, room: int) -> str:
     """The name in one line that the font can draw, ending in dots where it would be too long."""
-    text = " ".join(name.split())
-    if isinstance(font, ImageFont.ImageFont):
-        text = text.encode("latin-1", "replace").decode("latin-1")
+    # Pillow's own fonts have few glyphs beyond ASCII; "Baume" is better than "B▯ume".
+    plain = unicodedata.normalize("NFKD", " ".join(name.replace("ß", "ss").split()))
+    letters = "".join(char for char in plain if not unicodedata.combining(char))
+    text = letters.encode("ascii", "replace").decode("ascii")
     if _length(font, text) <= room:
         return text
     while text and _length(font, text + "...") > room:

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from torchseg_zoo.types import Size
 
-__all__ = ["confidence", "label_map"]
+__all__ = ["Tail", "confidence", "label_map"]
 
 _BAND_ELEMENTS = (
     1 << 18
 )  # floats of one band of resized logits: 1 MiB, so that it stays in the cache
+
+
+class Tail(Protocol):
+    """A function from head-stride logits to one value per pixel."""
+
+    def __call__(self, logits: Tensor, size: Size, *, align_corners: bool) -> Tensor: ...
 
 
 def label_map(logits: Tensor, size: Size, *, align_corners: bool) -> Tensor:

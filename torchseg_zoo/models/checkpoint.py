@@ -13,10 +13,17 @@ from torchseg_zoo.data.labels import LabelSet
 from torchseg_zoo.data.preprocess import Preprocess
 from torchseg_zoo.errors import CheckpointFormatError
 from torchseg_zoo.models.base import SegmentationModel, family
+from torchseg_zoo.weights.convert import convert
 from torchseg_zoo.weights.load import build_loaded, read_meta, read_tensors
 from torchseg_zoo.weights.save import write_tensors
 
-__all__ = ["describe_model", "load_model", "model_from_meta", "save_model"]
+__all__ = [
+    "describe_model",
+    "load_model",
+    "model_from_meta",
+    "model_from_state_dict",
+    "save_model",
+]
 
 
 def describe_model(model: SegmentationModel) -> dict[str, Any]:
@@ -74,3 +81,30 @@ def model_from_meta(
     model.preprocess = preprocess
     model.labels = labels
     return model.eval()
+
+
+def model_from_state_dict(
+    state_dict: Mapping[str, Any],
+    *,
+    layout: str | None = None,
+    config: Mapping[str, Any] | None = None,
+) -> SegmentationModel:
+    """Builds the model that a foreign state dict belongs to, and loads it strictly.
+
+    Args:
+        state_dict: tensors by name, bare or wrapped as its project wraps them.
+        layout: naming scheme (``"torchseg"``, ...); recognised by its keys without it.
+        config: fields of the model's configuration that shapes cannot tell; they take precedence.
+
+    Returns:
+        The model in evaluation mode, around the given tensors (they are not copied).
+
+    Raises:
+        CheckpointFormatError: if the layout is not known, a key is unknown, or a tensor is missing or
+            of another shape.
+    """
+    converted = convert(state_dict, layout=layout)
+    cls = family(converted.family)
+    model_config = cls.config_class.from_dict({**converted.config, **(config or {})})
+    where = f"{converted.layout} checkpoint"
+    return build_loaded(lambda: cls(model_config), converted.tensors, where=where).eval()

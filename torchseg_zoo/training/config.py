@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
 from torchseg_zoo.errors import ArgumentError
 from torchseg_zoo.types import Size
 
-__all__ = ["TrainConfig"]
+__all__ = ["TrainConfig", "parse_settings"]
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Everything that decides the outcome of a run.
+    """Everything that decides the outcome of a run; the defaults suit small data sets.
 
     Args:
         model: name for ``create_model``, with or without a checkpoint tag.
@@ -58,29 +59,29 @@ class TrainConfig:
         device: ``"cpu"``, ``"cuda"``, or ``"auto"``.
     """
 
-    model: str
-    data: str
+    model: str = "bisenet_x39"
+    data: str = "drawn"
     out: str = "runs/train"
     root: str | None = None
     num_classes: int | None = None
     pretrained_backbone: bool = False
-    epochs: int = 80
-    batch_size: int = 16
-    crop: Size = (512, 512)
+    epochs: int = 40
+    batch_size: int = 8
+    crop: Size = (256, 256)
     early_crop: Size | None = None
-    scales: tuple[float, ...] = (0.75, 1.0, 1.25, 1.5, 1.75, 2.0)
-    continuous_scale: bool = False
+    scales: tuple[float, ...] = (0.75, 1.5)
+    continuous_scale: bool = True
     mirror: bool = True
-    brightness: float = 0.0
+    brightness: float = 0.2
     mix: str | None = None
     mix_share: float = 0.0
     label_stride: int = 1
     aligned_labels: bool = True
-    optimizer: Literal["sgd", "adamw"] = "sgd"
-    lr: float = 1e-2
+    optimizer: Literal["sgd", "adamw"] = "adamw"
+    lr: float = 1e-3
     head_lr_multiplier: float = 1.0
     head_modules: tuple[str, ...] | None = None
-    weight_decay: float = 5e-4
+    weight_decay: float = 1e-2
     poly_power: float = 0.9
     warmup_steps: int = 0
     criterion: Literal["ce", "ohem"] = "ce"
@@ -143,3 +144,21 @@ class TrainConfig:
                 for key, value in record.items()
             }
         )
+
+
+def parse_settings(texts: Sequence[str]) -> dict[str, Any]:
+    """Reads ``NAME=VALUE`` texts as Python literals: ``lr=0.01``, ``crop=256,256``, ``mix=drawn``.
+
+    Raises:
+        ArgumentError: if a text has no ``=``.
+    """
+    settings: dict[str, Any] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise ArgumentError(f"{text!r} is not NAME=VALUE", where="--set")
+        try:
+            settings[name.strip()] = ast.literal_eval(value.strip())
+        except (ValueError, SyntaxError):
+            settings[name.strip()] = value.strip()  # a plain word
+    return settings

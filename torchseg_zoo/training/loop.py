@@ -20,6 +20,7 @@ from torchseg_zoo.data.datasets import open_dataset
 from torchseg_zoo.data.labels import LabelSet, generic_labels
 from torchseg_zoo.data.preprocess import Preprocess
 from torchseg_zoo.data.sample import Dataset
+from torchseg_zoo.devices import find_device
 from torchseg_zoo.errors import ArgumentError, DataError, TrainError
 from torchseg_zoo.evaluation.evaluate import evaluate
 from torchseg_zoo.files import make_folder
@@ -95,7 +96,7 @@ def train(
     _check_sets(config, train_set, val_set, mix)
 
     torch.manual_seed(config.seed)
-    device = _device(config.device)
+    device = find_device(config.device)
     model = _build_model(config, train_set.labels).to(device, memory_format=torch.channels_last)
     averaged = copy.deepcopy(model).requires_grad_(False) if config.ema else None
     optimizer = make_optimizer(model, config)
@@ -217,17 +218,6 @@ def _build_model(config: TrainConfig, labels: LabelSet) -> SegmentationModel:
     model = create_model(config.model, **options)
     model.labels = labels
     return model.train()
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        raise ArgumentError(
-            f"device {name!r} cannot be used", why=str(error), fix="use cpu or auto"
-        ) from error
 
 
 def _criterion(config: TrainConfig, train_set: Dataset, device: torch.device) -> Criterion:

@@ -96,7 +96,9 @@ def total_loss(
     size = (labels.shape[-2], labels.shape[-1])
 
     def compare(logits: Tensor) -> Tensor:
-        return criterion(resize(logits, size, align_corners=align_corners).float(), labels)
+        logits = resize(logits, size, align_corners=align_corners)
+        # Half precision is too coarse for the sum over pixels.
+        return criterion(logits.float() if logits.itemsize < 4 else logits, labels)
 
     loss = compare(output.logits)
     for logits in output.aux.values():

@@ -1,8 +1,8 @@
 """Camera, light and paint for drawn scenes: picture and labels come from the same shapes.
 
-World coordinates are metres from the camera's foot: x right, y up, z ahead. ``Canvas`` projects them,
-paints the picture at twice its size (halved at the end, so edges are smooth), and paints the same
-outlines into the label map, of which every second pixel is kept.
+World coordinates are metres from the camera's foot: x right, y up, z ahead. ``Canvas`` projects
+them, paints the picture at twice its size (halved at the end, so edges are smooth), and paints the
+same outlines into the label map, of which every second pixel is kept.
 """
 
 from __future__ import annotations
@@ -15,28 +15,29 @@ from typing import TypeVar
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-__all__ = ["Canvas", "Color", "Light", "Place", "Point", "Sprite", "make_light", "pick", "vary"]
-
 Color = tuple[float, float, float]
 Point = tuple[float, float, float]
 Place = Callable[[float, float, float], Point]
 T = TypeVar("T")
+
+# Train ids of CAMVID.
+SKY, BUILDING, POLE, ROAD, PAVEMENT, TREE, SIGN, FENCE, CAR, PEDESTRIAN, BICYCLIST = range(11)
 
 _NEAR_M = 0.4
 # Texture strength per train id, as a share of brightness: (single pixels, patches of a few pixels).
 _GRAIN = np.array(
     [
         (0.0, 0.0),  # sky
-        (0.035, 0.04),  # building
+        (0.025, 0.02),  # building
         (0.02, 0.02),  # pole
-        (0.03, 0.012),  # road
-        (0.035, 0.02),  # pavement
-        (0.16, 0.16),  # tree
+        (0.03, 0.008),  # road
+        (0.03, 0.015),  # pavement
+        (0.13, 0.15),  # tree
         (0.015, 0.015),  # sign
         (0.06, 0.05),  # fence
-        (0.015, 0.02),  # car
-        (0.05, 0.06),  # pedestrian
-        (0.05, 0.06),  # bicyclist
+        (0.012, 0.006),  # car
+        (0.04, 0.03),  # pedestrian
+        (0.04, 0.03),  # bicyclist
     ],
     np.float32,
 )
@@ -51,9 +52,9 @@ def pick(rng: np.random.Generator, choices: Sequence[T]) -> T:
 
 def vary(rng: np.random.Generator, color: Color, amount: float = 0.12) -> Color:
     """``color`` made lighter or darker by up to ``amount``, with a little less change of hue."""
-    gain = 1 + amount * rng.uniform(-1, 1)
-    red, green, blue = gain + 0.4 * amount * rng.uniform(-1, 1, 3)
-    return (color[0] * red, color[1] * green, color[2] * blue)
+    gain = 1 + amount * (2 * rng.random() - 1)
+    warm = 0.4 * amount * (2 * rng.random() - 1)
+    return (color[0] * (gain + warm), color[1] * gain, color[2] * (gain - warm))
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ class Light:
         gain: factor on each colour channel of everything but the sky.
         zenith: sky colour at the top of the picture.
         skyline: sky colour at the horizon; distant things fade to it.
-        clouds: how far cloud brightness departs from the sky's, 0..1.
+        clouds: how much of the sky's own colour clouds replace (or darken, at night), 0..1.
         haze_m: distance at which 63 % of the fading has happened.
         shadow: brightness of ground in shadow, 0..1 of lit ground.
         sun: ground shift of a shadow per metre of height, (x, z); (0, 0) without direct sun.
@@ -86,22 +87,22 @@ def make_light(rng: np.random.Generator) -> Light:
     kind = rng.choice(3, p=(0.45, 0.35, 0.2))
     warm = rng.uniform(-0.05, 0.05)
     if kind == 0:
-        level, white = rng.uniform(0.85, 1.15), rng.uniform(0, 1)
+        level, white = rng.uniform(0.9, 1.25), math.sqrt(rng.random())
         zenith = _mix((112, 160, 222), (236, 244, 250), white)
         skyline = _mix((218, 231, 244), (250, 252, 252), white)
         side = rng.choice((-1.0, 1.0))
         sun = (side * rng.uniform(0.35, 1.4), rng.uniform(-0.8, 0.5))
         light = (0.55, 400.0, rng.uniform(0.42, 0.6), sun, 0.0)
     elif kind == 1:
-        level = rng.uniform(0.65, 1.0)
-        grey = rng.uniform(205, 252)
+        level = rng.uniform(0.7, 1.1)
+        grey = rng.uniform(218, 253)
         zenith, skyline = (grey - 8, grey - 3, grey + 2), (grey + 2, grey + 3, grey + 2)
         light = (0.3, 260.0, 0.72, (0.0, 0.0), 0.0)
     else:
         level = rng.uniform(0.36, 0.55)
-        zenith = _mix((82, 94, 112), (150, 160, 175), rng.uniform(0, 1))
+        zenith = _mix((96, 108, 126), (160, 170, 184), rng.uniform(0, 1))
         skyline = _mix((190, 180, 160), (176, 190, 205), rng.uniform(0, 1))
-        light = (0.9, 300.0, 0.72, (0.0, 0.0), 1.0)
+        light = (0.25, 300.0, 0.72, (0.0, 0.0), 1.0)
         warm -= 0.05
     gain = (level * (1 + warm), level, level * (1 - warm))
     return Light(gain, zenith, skyline, *light)
@@ -139,11 +140,13 @@ class Canvas:
     def tone(self, color: Color, shade: float, z: float) -> tuple[int, int, int]:
         """``color`` under this light, ``z`` metres away."""
         fade = 0.75 * (1 - math.exp(-max(z, 0.0) / self.light.haze_m))
-        red, green, blue = (
-            min(255, int(value * gain * shade * (1 - fade) + far * fade))
-            for value, gain, far in zip(color, self.light.gain, self.light.skyline, strict=True)
+        near = shade * (1 - fade)
+        (red, green, blue), gain, far = color, self.light.gain, self.light.skyline
+        return (
+            min(255, int(red * gain[0] * near + far[0] * fade)),
+            min(255, int(green * gain[1] * near + far[1] * fade)),
+            min(255, int(blue * gain[2] * near + far[2] * fade)),
         )
-        return red, green, blue
 
     def pixels(self, metres: float, z: float) -> float:
         """Length on the finished picture of ``metres`` seen ``z`` metres away."""
@@ -151,10 +154,14 @@ class Canvas:
 
     def project(self, corners: Sequence[Point]) -> list[tuple[float, float]]:
         """Outline on the double-size picture, cut off just before the camera; maybe empty."""
-        if any(corner[2] < _NEAR_M for corner in corners):
-            corners = _clip(corners)
         focal, center, horizon, eye = self.focal, self.center, self.horizon, self.eye_m
-        return [(center + focal * x / z, horizon + focal * (eye - y) / z) for x, y, z in corners]
+        outline = []
+        for x, y, z in corners:
+            if z < _NEAR_M:
+                return self.project(_clip(corners))
+            scale = focal / z
+            outline.append((center + scale * x, horizon + scale * (eye - y)))
+        return outline
 
     def polygon(
         self, corners: Sequence[Point], color: Color, label: int, shade: float = 1.0
@@ -162,7 +169,7 @@ class Canvas:
         """Paints a flat polygon in the world."""
         outline = self.project(corners)
         if len(outline) > 2:
-            z = sum(max(corner[2], _NEAR_M) for corner in corners) / len(corners)
+            z = (corners[0][2] + corners[len(corners) // 2][2]) / 2
             self.fill(outline, self.tone(color, shade, z), label)
 
     def fill(
@@ -199,12 +206,14 @@ class Canvas:
 
     def lay_shadows(self) -> None:
         """Darkens the ground painted so far where shadows were noted."""
-        small = self._shadows.reduce(4).filter(ImageFilter.GaussianBlur(0.7))
+        width, height = self._picture.size
+        top = min(int(self.horizon), height - 1) // 4 * 4
+        small = self._shadows.crop((0, top, width, height)).reduce(4)
         strength = 1 - self.light.shadow
-        mask = small.point([int(value * strength) for value in range(256)])
-        mask = mask.resize(self._picture.size, Image.Resampling.BILINEAR)
-        red, green, blue = self.tone((18, 20, 30), 1.0, 0.0)
-        self._picture.paste((red, green, blue), (0, 0), mask)
+        mask = small.filter(ImageFilter.GaussianBlur(0.7))
+        mask = mask.point([int(value * strength) for value in range(256)])
+        mask = mask.resize((width, height - top), Image.Resampling.BILINEAR)
+        self._picture.paste(self.tone((18, 20, 30), 1.0, 0.0), (0, top), mask)
 
     def finish(self) -> tuple[np.ndarray, np.ndarray]:
         """Adds texture, lens blur and sensor noise.
@@ -215,38 +224,37 @@ class Canvas:
         rng, (height, width) = self.rng, self.size
         labels = np.ascontiguousarray(np.asarray(self._labels)[::2, ::2])
         image = np.asarray(self._picture.reduce(2), np.float32)
-        fine = rng.standard_normal((height, width), np.float32)
-        patches = _noise(rng, height, width, 3)
+        fine = 3.4 * rng.random((height, width), np.float32) - 1.7
+        patches = _noise(rng, height, width, 5)
         gain = 1 + _GRAIN[:, 0][labels] * fine + _GRAIN[:, 1][labels] * patches
         gain += _GROUND[labels] * self._ground_texture()
         image = np.clip(image * gain[..., None], 0, 255)
-        blurred = Image.fromarray(image.astype(np.uint8)).filter(
-            ImageFilter.GaussianBlur(rng.uniform(0.2, 0.55) * math.sqrt(height * width) / 415)
-        )
+        side = rng.uniform(0.02, 0.2)  # weight of a neighbour; 1 for the pixel itself
+        taps = [a * b for a in (side, 1, side) for b in (side, 1, side)]
+        blurred = Image.fromarray(image.astype(np.uint8)).filter(ImageFilter.Kernel((3, 3), taps))
         image = np.asarray(blurred, np.float32)
-        image += rng.uniform(0.8, 2.2) * rng.standard_normal((height, width, 3), np.float32)
+        image += rng.uniform(2.5, 7) * (rng.random((height, width, 3), np.float32) - 0.5)
         across = np.linspace(-1, 1, width, dtype=np.float32) ** 2
         down = np.linspace(-1, 1, height, dtype=np.float32)[:, None] ** 2
         image *= (1 - rng.uniform(0, 0.1) * (across + down))[..., None]
         return np.clip(image, 0, 255).astype(np.uint8), labels
 
     def _sky(self) -> Image.Image:
-        """Gradient and clouds over the whole picture, at its finished size."""
-        rng, (height, width) = self.rng, self.size
-        clouds = 0.65 * _noise(rng, height, width, height // 5, 3)
-        clouds += 0.35 * _noise(rng, height, width, height // 16, 2)
-        cover = np.clip(clouds + rng.uniform(-0.9, 0.7), 0, 1)[..., None]
-        slope = np.linspace(0, 2 * height / self.horizon, height, dtype=np.float32)
+        """Gradient and clouds over the whole picture, at half its finished size."""
+        rng, height, width = self.rng, (self.size[0] + 1) // 2, (self.size[1] + 1) // 2
+        clouds = 0.6 * _noise(rng, height, width, height // 6, 3)
+        clouds += 0.3 * _noise(rng, height, width, height // 15, 2)
+        clouds = (clouds + 0.12 * _noise(rng, height, width, height // 40, 2))[..., None]
+        slope = np.linspace(0, 4 * height / self.horizon, height, dtype=np.float32)
         slope = np.clip(slope, 0, 1)[:, None, None]
-        top, low = np.float32(self.light.zenith), np.float32(self.light.skyline)
+        top = np.array(self.light.zenith, np.float32)
+        low = np.array(self.light.skyline, np.float32)
         sky = top + (low - top) * slope
-        light, dark = np.minimum(low * 1.12, 253), 0.55 * top
-        tint = dark + (light - dark) * np.clip(
-            0.75 - 0.5 * clouds[..., None] * self.light.night, 0, 1
-        )
-        if not self.light.night:
-            tint = np.broadcast_to(light, sky.shape)
-        sky = sky + (tint - sky) * cover * self.light.clouds
+        if self.light.night:
+            sky = sky * (1 + self.light.clouds * clouds * (1 - 0.5 * slope))
+        else:
+            cover = np.clip(clouds + rng.uniform(-0.8, 0.7), 0, 1)
+            sky = sky + (np.minimum(low * 1.1, 253) - sky) * cover * self.light.clouds
         return Image.fromarray(np.clip(sky, 0, 255).astype(np.uint8))
 
     def _ground_texture(self) -> np.ndarray:
@@ -257,11 +265,12 @@ class Canvas:
         rows = np.arange(first, height, dtype=np.float32)[:, None] * 2 - self.horizon
         z = self.focal * self.eye_m / np.maximum(rows, 1)
         x = (2 * np.arange(width, dtype=np.float32) - self.center) * z / self.focal
-        tile = np.asarray(_noise(self.rng, 256, 256, 2))
-        for per_m, strength in ((14.0, 0.5), (1.1, 0.6)):
+        for per_m, knots, strength in ((14.0, 2, 0.5), (8.0, 12, 0.55)):
+            tile = _noise(self.rng, 128, 128, knots)
+            tile = np.block([[tile, tile[:, ::-1]], [tile[::-1], tile[::-1, ::-1]]])  # seamless
             column = (x * per_m).astype(np.int32) & 255
             row = (z * per_m * 0.6).astype(np.int32) & 255
-            visible = np.clip(40 / (per_m * z), 0, 1)
+            visible = np.clip(20 * knots / (per_m * z), 0, 1)
             texture[first:] += strength * visible * tile[row, column]
         return texture
 

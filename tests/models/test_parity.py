@@ -1,0 +1,262 @@
+"""Our models compute what the original code computed: see tests/golden/README.md.
+
+A golden file is one line in ``GOLDENS``; everything else is read from it.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from torchseg_zoo.models.base import SegmentationModel
+from torchseg_zoo.models.checkpoint import model_from_state_dict
+from torchseg_zoo.training.losses import cross_entropy, ohem_cross_entropy, total_loss
+from torchseg_zoo.training.optim import parameter_groups
+from torchseg_zoo.types import SegOutput
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+sys.path.insert(0, str(GOLDEN))
+import procedural  # noqa: E402
+
+sys.path.pop(0)
+
+
+@dataclass(frozen=True)
+class Golden:
+    """How one golden file is to be read.
+
+    Args:
+        model: factory name that the converter must arrive at.
+        factors: by how much the original resizes the heads, in the order of its ``heads``.
+        heads: our names of these heads; "" is the main one.
+        groups: original module name → ours, where they differ.
+        lr_heads: modules with ten times the rate; ``None`` for all but the backbone.
+    """
+
+    model: str
+    factors: tuple[int, ...]
+    heads: tuple[str, ...]
+    groups: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    lr_heads: tuple[str, ...] | None = None
+
+
+BISENET_HEADS = ("stride16", "stride8", "")
+BISENET_GROUPS = (("context_path", ("backbone",)), ("heads", ("head", "aux_heads")))
+X39_HEADS = ("head", "aux_heads", "ffm")
+FULL, SPEED = (16, 8, 8), (2, 1, 1)
+
+GOLDENS = {
+    "torchseg/bisenet_r18": Golden("bisenet_r18", FULL, BISENET_HEADS, BISENET_GROUPS),
+    "torchseg/bisenet_r18_speed": Golden(
+        "bisenet_r18_speed", SPEED, BISENET_HEADS, BISENET_GROUPS
+    ),
+    "torchseg/bisenet_r101": Golden("bisenet_r101", FULL, BISENET_HEADS, BISENET_GROUPS),
+    "torchseg/bisenet_x39": Golden("bisenet_x39", FULL, BISENET_HEADS, BISENET_GROUPS, X39_HEADS),
+    "torchseg/bisenet_x39_speed": Golden(
+        "bisenet_x39", SPEED, BISENET_HEADS, BISENET_GROUPS, X39_HEADS
+    ),
+}
+
+every_golden = pytest.mark.parametrize("name", GOLDENS)
+
+
+@functools.cache
+def read(name: str) -> dict[str, Any]:
+    return json.loads((GOLDEN / f"{name}.json").read_text())
+
+
+@functools.cache
+def arrays(name: str) -> dict[str, np.ndarray]:
+    with np.load(GOLDEN / f"{name}.npz") as archive:
+        return dict(archive)
+
+
+def procedural_checkpoint(name: str) -> dict[str, torch.Tensor]:
+    return {
+        key: torch.from_numpy(procedural.fill(key, shape)).reshape(shape)
+        for key, shape, _ in read(name)["state"]
+    }
+
+
+def build(name: str) -> SegmentationModel:
+    # A released file comes in its project's wrapping.
+    checkpoint = {"model": procedural_checkpoint(name), "epoch": 80}
+    return model_from_state_dict(checkpoint)
+
+
+def original_heads(name: str, output: SegOutput) -> list[torch.Tensor]:
+    golden = GOLDENS[name]
+    logits = [output.aux[head] if head else output.logits for head in golden.heads]
+    return [
+        F.interpolate(value, scale_factor=factor, mode="bilinear", align_corners=True)
+        if factor > 1
+        else value
+        for value, factor in zip(logits, golden.factors, strict=True)
+    ]
+
+
+def original_output(name: str, model: SegmentationModel, case: dict[str, Any]) -> torch.Tensor:
+    x = torch.from_numpy(procedural.input_image(case["input_shape"]))
+    with torch.inference_mode():
+        logits = model(x, upsample=False)
+    main = GOLDENS[name].heads.index("")
+    factor = GOLDENS[name].factors[main]
+    if factor > 1:
+        logits = F.interpolate(logits, scale_factor=factor, mode="bilinear", align_corners=True)
+    return logits.log_softmax(1) if case["log_softmax"] else logits
+
+
+def assert_statistics(value: torch.Tensor, expected: dict[str, Any]) -> None:
+    assert list(value.shape) == expected["shape"]
+    for statistic in ("mean", "std", "min", "max"):
+        got = float(getattr(value.double(), statistic)())
+        assert got == pytest.approx(expected[statistic], rel=1e-3, abs=5e-4), statistic
+
+
+@every_golden
+def test_outputs(name: str) -> None:
+    model = build(name)
+    assert model.config.model == GOLDENS[name].model
+    assert model.num_classes == read(name)["num_classes"]
+    for index, case in enumerate(read(name)["cases"]):
+        out = original_output(name, model, case)
+        assert_statistics(out, case["output"])
+        suffix = f"_{index}" if index else ""
+        stride = case["stride"]
+        np.testing.assert_allclose(
+            out[:, :, ::stride, ::stride], arrays(name)[f"out{suffix}"], atol=5e-4, rtol=1e-4
+        )
+        different = (out.argmax(1).numpy() != arrays(name)[f"argmax{suffix}"]).sum()
+        assert different <= case["close_calls"]
+
+
+@every_golden
+def test_every_head(name: str) -> None:
+    model = build(name)
+    x = torch.from_numpy(procedural.input_image(read(name)["cases"][0]["input_shape"]))
+    with torch.inference_mode():
+        heads = original_heads(name, model(x, with_aux=True, upsample=False))
+    assert len(heads) == len(read(name)["heads"])
+    for index, (value, expected) in enumerate(zip(heads, read(name)["heads"], strict=True)):
+        assert_statistics(value, expected)
+        stride = expected["stride"]
+        np.testing.assert_allclose(
+            value[:, :, ::stride, ::stride], arrays(name)[f"head{index}"], atol=5e-4, rtol=1e-4
+        )
+
+
+@every_golden
+def test_parameter_counts(name: str) -> None:
+    model = build(name)
+    record = read(name)
+    assert sum(p.numel() for p in model.parameters()) == record["params"]
+    training_only = sum(
+        int(np.prod(shape))
+        for key, shape, _ in record["state"]
+        if key in record["eval_only_missing"] and not key.rpartition(".")[2].startswith(("runn", "num_"))
+    )
+    assert record["params"] - training_only == record["params_eval"]
+
+
+@every_golden
+def test_parameter_groups(name: str) -> None:
+    rename = dict(GOLDENS[name].groups)
+    expected = {}
+    for group in read(name)["param_groups"]:
+        for_module = expected.setdefault(group["module"], {})
+        for_module[group["weight_decay"] > 0] = group
+    ours: dict[tuple[str, bool], list[dict[str, Any]]] = {}
+    groups = parameter_groups(
+        build(name),
+        lr=1e-2,
+        weight_decay=5e-4,
+        head_lr_multiplier=10,
+        head_modules=GOLDENS[name].lr_heads,
+    )
+    for group in groups:
+        ours.setdefault((group["name"], group["weight_decay"] > 0), []).append(group)
+    checked = 0
+    for module, pair in expected.items():
+        for decayed, group in pair.items():
+            mine = [
+                one for part in rename.get(module, (module,)) for one in ours.get((part, decayed), [])
+            ]
+            params = [parameter for one in mine for parameter in one["params"]]
+            assert len(params) == group["tensors"], module
+            assert sum(parameter.numel() for parameter in params) == group["elements"], module
+            for one in mine:
+                assert one["lr"] == pytest.approx(group["lr"])
+                assert one["weight_decay"] == pytest.approx(group["weight_decay"])
+            checked += len(mine)
+    assert checked == len(groups)
+
+
+@every_golden
+def test_training_step(name: str) -> None:
+    train = read(name)["train"]
+    model = build(name).double().train()
+    x = torch.from_numpy(procedural.input_image(train["input_shape"], "train")).double()
+    count, height, width = train["label_shape"]
+    labels = torch.from_numpy(
+        np.stack(
+            [
+                procedural.label_map(
+                    height, width, model.num_classes, f"train/label{i}", train["ignore"]
+                )
+                for i in range(count)
+            ]
+        )
+    )
+    if train.get("ohem"):
+        threshold, min_kept = train["ohem"]
+        criterion = functools.partial(
+            ohem_cross_entropy,
+            threshold=threshold,
+            min_kept=min_kept,
+            ignore_index=train["ignore"],
+        )
+    else:
+        criterion = functools.partial(cross_entropy, ignore_index=train["ignore"])
+    output = model(x, with_aux=True, upsample=False)
+    heads = original_heads(name, output)
+    main = GOLDENS[name].heads.index("")
+    aux = {str(index): value for index, value in enumerate(heads) if index != main}
+    loss = total_loss(
+        SegOutput(heads[main], aux), labels, criterion, aux_weight=1.0, align_corners=True
+    )
+    assert loss.item() == pytest.approx(train["loss"], rel=1e-8)
+
+    loss.backward()
+    converted = our_names(name)
+    gradients = {key: parameter.grad for key, parameter in model.named_parameters()}
+    assert {converted[key] for key in train["grad_norm"]} == set(gradients)
+    for key, norm in train["grad_norm"].items():
+        gradient = gradients[converted[key]]
+        if norm is None:
+            assert gradient is None, key
+        else:
+            assert gradient.norm().item() == pytest.approx(norm, rel=1e-5, abs=1e-9), key
+    buffers = dict(model.named_buffers())
+    for key, total in {**train["running"], **train["running_var"]}.items():
+        assert buffers[converted[key]].sum().item() == pytest.approx(total, rel=1e-6, abs=1e-8), key
+
+
+def our_names(name: str) -> dict[str, str]:
+    """Original name → ours, found by converting tensors that are numbered."""
+    from torchseg_zoo.weights.convert import convert
+
+    keys = [key for key, *_ in read(name)["state"]]
+    shapes = {key: shape for key, shape, _ in read(name)["state"]}
+    numbered = {key: torch.full(shapes[key], float(index)) for index, key in enumerate(keys)}
+    return {
+        keys[int(tensor.flatten()[0])]: new for new, tensor in convert(numbered).tensors.items()
+    }

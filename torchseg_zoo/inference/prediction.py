@@ -1,0 +1,100 @@
+"""What a predictor returns, whichever runtime computed it. Free of torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from torchseg_zoo.data.image import write_png
+from torchseg_zoo.data.labels import LabelSet
+from torchseg_zoo.inference import render
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+__all__ = ["Prediction"]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Labels of one picture.
+
+    Attributes:
+        labels: (H, W) uint8 class indices at the picture's own size.
+        image: (H, W, 3) uint8 RGB, the picture as it was labelled.
+        label_set: what the indices mean.
+    """
+
+    labels: np.ndarray
+    image: np.ndarray
+    label_set: LabelSet
+    _confidence: Callable[[], np.ndarray] = field(repr=False)
+
+    @cached_property
+    def confidence(self) -> np.ndarray:
+        """(H, W) float32 in 0..1: probability of the chosen class, computed when first asked for."""
+        return self._confidence()
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names; the position is the index in ``labels``."""
+        return self.label_set.classes
+
+    @cached_property
+    def shares(self) -> dict[str, float]:
+        """Class name → share of the picture's pixels in 0..1, for the classes present, largest first."""
+        counts = np.bincount(self.labels.ravel(), minlength=self.label_set.num_classes)
+        order = np.argsort(-counts, kind="stable")
+        return {
+            self.classes[index]: float(counts[index] / self.labels.size)
+            for index in order
+            if counts[index]
+        }
+
+    def overlay(self, *, alpha: float = 0.5, legend: bool = True) -> Image.Image:
+        """The picture under its label colours, with a legend below; see ``render.overlay``."""
+        return render.overlay(self.image, self.labels, self.label_set, alpha=alpha, legend=legend)
+
+    def save(self, path: str | Path) -> Path:
+        """Writes the overlay as PNG; returns where.
+
+        Raises:
+            DataError: if the file cannot be written.
+        """
+        path = Path(path)
+        write_png(path, np.asarray(self.overlay()))
+        return path
+
+    def save_labels(self, path: str | Path) -> Path:
+        """Writes the class indices as a palette PNG; returns where.
+
+        Raises:
+            DataError: if the file cannot be written.
+        """
+        path = Path(path)
+        write_png(path, self.labels, palette=self.label_set.palette_array())
+        return path
+
+    def save_confidence(self, path: str | Path) -> Path:
+        """Writes the confidence as a grey PNG, 255 for certain; returns where.
+
+        Raises:
+            DataError: if the file cannot be written.
+        """
+        path = Path(path)
+        write_png(path, render.confidence_picture(self.confidence))
+        return path
+
+    def to_dict(self) -> dict[str, Any]:
+        """Summary for machines: size, classes present with their shares, mean confidence."""
+        return {
+            "height": self.labels.shape[0],
+            "width": self.labels.shape[1],
+            "shares": {name: round(share, 6) for name, share in self.shares.items()},
+            "mean_confidence": round(float(self.confidence.mean()), 6),
+        }

@@ -1,0 +1,103 @@
+"""What all converters share: unwrapping, renaming by rules, naming what is unknown."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from torchseg_zoo.errors import CheckpointFormatError
+
+__all__ = ["Converted", "Converter", "Rule", "rename", "unwrap"]
+
+Rule = tuple[str, str]  # regular expression, replacement
+_WRAPPERS = ("state_dict", "model", "model_state", "net")
+
+
+@dataclass(frozen=True)
+class Converted:
+    """A foreign checkpoint under native names.
+
+    Args:
+        layout: where it came from.
+        family: class of the model, e.g. ``"BiSeNet"``.
+        config: fields of the family's configuration.
+        tensors: native name → tensor.
+    """
+
+    layout: str
+    family: str
+    config: dict[str, Any]
+    tensors: dict[str, Tensor]
+
+
+Converter = Callable[[Mapping[str, Tensor]], Converted]
+
+
+def unwrap(record: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The tensors inside the usual wrappings, without ``module.`` prefixes.
+
+    Raises:
+        CheckpointFormatError: if there are no tensors in it.
+    """
+    for key in _WRAPPERS:
+        inner = record.get(key)
+        if isinstance(inner, Mapping):
+            record = inner
+            break
+    tensors = {
+        str(name).removeprefix("module."): value
+        for name, value in record.items()
+        if isinstance(value, Tensor)
+    }
+    if not tensors:
+        raise CheckpointFormatError(
+            "there are no tensors in it",
+            why=f"its keys are {', '.join(map(str, list(record)[:5])) or 'none'}",
+            fix="pass a state dict, or a checkpoint that holds one under 'state_dict' or 'model'",
+        )
+    return tensors
+
+
+def rename(
+    tensors: Mapping[str, Tensor], stages: Sequence[Sequence[Rule]], *, layout: str
+) -> dict[str, Tensor]:
+    """Renames every tensor.
+
+    Args:
+        tensors: by foreign name.
+        stages: rule lists applied one after the other. In the first, exactly one rule must match at
+            the start of each name; in the others all that match are applied.
+        layout: for the message.
+
+    Raises:
+        CheckpointFormatError: if a name matches no rule of the first stage, or two become one.
+    """
+    prefixes = [(re.compile(pattern), replacement) for pattern, replacement in stages[0]]
+    renamed: dict[str, Tensor] = {}
+    unknown = []
+    for name, tensor in tensors.items():
+        for pattern, replacement in prefixes:
+            new, count = pattern.subn(replacement, name, count=1)
+            if count and pattern.match(name):
+                break
+        else:
+            unknown.append(name)
+            continue
+        for rules in stages[1:]:
+            for expression, replacement in rules:
+                new = re.sub(expression, replacement, new)
+        if new in renamed:
+            raise CheckpointFormatError(f"two tensors would be called {new}", where=layout)
+        renamed[new] = tensor
+    if unknown:
+        more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
+        raise CheckpointFormatError(
+            f"{len(unknown)} unknown names: {', '.join(unknown[:5])}{more}",
+            where=f"layout {layout}",
+            fix="pass the layout that the file has, or report the file",
+        )
+    return renamed
