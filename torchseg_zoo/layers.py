@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from typing import Literal
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["ConvNormAct", "init_head", "resize"]
+__all__ = ["ConvHead", "ConvNormAct", "global_pool", "init_head", "pool_to_bins", "resize"]
 
 
 class ConvNormAct(nn.Sequential):
@@ -45,6 +47,63 @@ class ConvNormAct(nn.Sequential):
         self.norm = nn.BatchNorm2d(out_channels)
         if act:
             self.act = nn.ReLU(inplace=True)
+
+
+class ConvHead(nn.Sequential):
+    """A 3×3 ``conv``, channel dropout, and the 1×1 ``classifier``: the plain head of many families.
+
+    Args:
+        in_channels: C of the input.
+        channels: hidden width.
+        num_classes: K.
+        dropout: share of hidden channels dropped in training.
+        dilation: of the 3×3.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        channels: int,
+        num_classes: int,
+        *,
+        dropout: float = 0.0,
+        dilation: int = 1,
+    ) -> None:
+        layers: OrderedDict[str, nn.Module] = OrderedDict()
+        layers["conv"] = ConvNormAct(in_channels, channels, 3, dilation=dilation)
+        if dropout:
+            layers["dropout"] = nn.Dropout2d(dropout)
+        layers["classifier"] = nn.Conv2d(channels, num_classes, 1)
+        super().__init__(layers)
+
+
+def global_pool(x: Tensor) -> Tensor:
+    """Mean over all positions: (N, C, H, W) → (N, C, 1, 1)."""
+    return x.mean((2, 3), keepdim=True)
+
+
+def pool_to_bins(x: Tensor, bins: int) -> Tensor:
+    """Adaptive average pooling (N, C, H, W) → (N, C, bins, bins) that exports with dynamic H and W.
+
+    Equal to ``F.adaptive_avg_pool2d``: bin i averages rows floor(i·H/bins) .. ceil((i+1)·H/bins) - 1.
+    It is written as two small matrix products, because exporters turn adaptive pooling whose bins do
+    not divide the map into something fixed or wrong.
+    """
+    if bins == 1:
+        return global_pool(x)
+    down = _bin_matrix(x.shape[-2], bins, x)
+    across = _bin_matrix(x.shape[-1], bins, x)
+    return down @ x @ across.transpose(0, 1)
+
+
+def _bin_matrix(size: int, bins: int, like: Tensor) -> Tensor:
+    """(bins, size) weights; each row averages one bin."""
+    position = torch.arange(size, device=like.device)
+    index = torch.arange(bins, device=like.device)[:, None]
+    start = index * size // bins
+    end = ((index + 1) * size + bins - 1) // bins
+    inside = (position >= start) & (position < end)
+    return inside.to(like.dtype) / (end - start).to(like.dtype)
 
 
 def resize(x: Tensor, size: tuple[int, int], *, align_corners: bool) -> Tensor:

@@ -3,12 +3,50 @@
 from __future__ import annotations
 
 import difflib
+from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from torchseg_zoo.backbones.dilation import dilate_resnet
 from torchseg_zoo.errors import ArgumentError, DownloadError, UnknownModelError
 
-__all__ = ["Backbone", "create_backbone"]
+__all__ = ["Backbone", "BackboneOptions", "create_backbone"]
+
+
+@dataclass(frozen=True)
+class BackboneOptions:
+    """How a backbone is strided and dilated; the defaults are timm's.
+
+    The fields below ``output_stride`` hold for ResNets. They exist because released checkpoints were
+    trained on networks that differ in them.
+
+    Args:
+        output_stride: input pixels per cell of the deepest map: 32, 16 or 8. Below 32 the last stages
+            are dilated instead of strided.
+        whole_stage: dilate the first block of a stage like its other blocks (semseg, OCNet,
+            jfzhang95) instead of half as much (timm, torchvision, mmseg, TorchSeg).
+        last_stage: dilations of the last stage's blocks, one each (multi-grid); () for the usual.
+        keep_strides: dilate as ``output_stride`` asks, but stride all stages (mmseg's D32).
+        dilate_second: in basic blocks, dilate the second convolution, too; mmseg does not.
+        ceil_pool: round up in the stem's pooling (OCNet).
+    """
+
+    output_stride: int = 32
+    whole_stage: bool = False
+    last_stage: tuple[int, ...] = ()
+    keep_strides: bool = False
+    dilate_second: bool = True
+    ceil_pool: bool = False
+
+    def __post_init__(self) -> None:
+        if self.output_stride not in (8, 16, 32):
+            raise ArgumentError(f"output_stride is {self.output_stride}", fix="choose 8, 16 or 32")
+
+
+# Networks that timm can build, but has no name for: ours → (timm's, its arguments).
+_ALIASES: dict[str, tuple[str, dict[str, object]]] = {
+    "resnet18c": ("resnet18", {"stem_type": "deep", "stem_width": 32}),
+}
 
 
 class Backbone(nn.Module):
@@ -47,7 +85,7 @@ def create_backbone(
     *,
     in_channels: int = 3,
     levels: int = 4,
-    output_stride: int = 32,
+    options: BackboneOptions = BackboneOptions(),  # noqa: B008  (frozen)
     pretrained: bool = False,
 ) -> Backbone:
     """Builds a backbone that returns its last ``levels`` feature maps.
@@ -57,7 +95,7 @@ def create_backbone(
             weight tag (``"resnet101s.gluon_in1k"``).
         in_channels: C of the input, at least 1.
         levels: number of maps wanted, counted from the deepest.
-        output_stride: stride of the deepest map: 32, 16 or 8. Below 32 the last stages are dilated.
+        options: strides and dilations.
         pretrained: load timm's ImageNet weights (fetched from the hub by timm).
 
     Raises:
@@ -68,11 +106,13 @@ def create_backbone(
     if in_channels < 1:
         raise ArgumentError(f"in_channels is {in_channels}", fix="give a number of at least 1")
     if name == "xception39":
-        return _xception39(in_channels, levels, output_stride, pretrained)
-    return _timm_backbone(name, in_channels, levels, output_stride, pretrained)
+        return _xception39(in_channels, levels, options, pretrained)
+    return _timm_backbone(name, in_channels, levels, options, pretrained)
 
 
-def _xception39(in_channels: int, levels: int, output_stride: int, pretrained: bool) -> Backbone:
+def _xception39(
+    in_channels: int, levels: int, options: BackboneOptions, pretrained: bool
+) -> Backbone:
     from torchseg_zoo.backbones.xception39 import Xception39Features
 
     if pretrained:
@@ -88,39 +128,46 @@ def _xception39(in_channels: int, levels: int, output_stride: int, pretrained: b
             where="backbone",
             fix="choose a backbone with more maps, e.g. resnet18",
         )
-    if output_stride != 32:
-        raise ArgumentError("xception39 has output stride 32 only", where="output_stride")
-    return Backbone(body, body.channels, body.strides)
+    if options != BackboneOptions():
+        raise ArgumentError(
+            "xception39 has output stride 32 only",
+            where="output_stride",
+            fix="choose another backbone, e.g. resnet18",
+        )
+    return Backbone(body, body.channels[-levels:], body.strides[-levels:])
 
 
 def _timm_backbone(
-    name: str, in_channels: int, levels: int, output_stride: int, pretrained: bool
+    name: str, in_channels: int, levels: int, options: BackboneOptions, pretrained: bool
 ) -> Backbone:
     import timm
 
     from torchseg_zoo.backbones.xception39 import register_with_timm
 
     register_with_timm()
-    architecture = name.partition(".")[0]
+    timm_name, arguments = _ALIASES.get(name, (name, {}))
+    architecture = timm_name.partition(".")[0]
     if not timm.is_model(architecture):
         raise UnknownModelError(
             f"no backbone {name!r} in timm {timm.__version__}",
             where="backbone",
             fix=_did_you_mean(architecture, timm.list_models()),
         )
-    options: dict[str, int] = {} if output_stride == 32 else {"output_stride": output_stride}
+    if options.output_stride != 32 and not options.keep_strides:
+        arguments = {**arguments, "output_stride": options.output_stride}
     try:
         body = timm.create_model(
-            name,
+            timm_name,
             pretrained=pretrained,
             features_only=True,
             in_chans=in_channels,
             out_indices=tuple(range(-levels, 0)),
-            **options,
+            **arguments,
         )
     except (TypeError, NotImplementedError, AssertionError, IndexError, AttributeError) as error:
         raise ArgumentError(
-            f"timm's {name} cannot give {levels} feature maps at output stride {output_stride}",
+            f"timm's {name} cannot give {levels} feature maps "
+            f"at output stride {options.output_stride}",
             where="backbone",
             why=f"{type(error).__name__}: {error}",
             fix="choose another backbone, e.g. resnet50, convnext_tiny or mobilenetv3_large_100",
@@ -134,6 +181,8 @@ def _timm_backbone(
             why=f"{type(error).__name__}: {error}",
             fix="check the network, or build with pretrained_backbone=False",
         ) from error
+    if options != BackboneOptions(output_stride=options.output_stride):
+        dilate_resnet(body, name, options)
     info = body.feature_info
     return Backbone(
         body,

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Self, TypeVar
 import torch
 from torch import Tensor, nn
 
-from torchseg_zoo.backbones import Backbone
+from torchseg_zoo.backbones import Backbone, BackboneOptions
 from torchseg_zoo.data.labels import LabelSet, generic_labels
 from torchseg_zoo.data.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
 from torchseg_zoo.errors import ArgumentError, CheckpointFormatError, InputShapeError
@@ -57,7 +57,8 @@ class ModelConfig:
         backbone: see ``create_backbone``.
         num_classes: K.
         in_channels: C of the input.
-        align_corners: how the logits are resized to the input's size.
+        align_corners: how maps and logits are resized.
+        backbone_options: strides and dilations of the backbone.
     """
 
     model: str
@@ -65,6 +66,7 @@ class ModelConfig:
     num_classes: int = 19
     in_channels: int = 3
     align_corners: bool = True
+    backbone_options: BackboneOptions = BackboneOptions()
 
     def __post_init__(self) -> None:
         if not isinstance(self.num_classes, int) or self.num_classes < 1:
@@ -97,10 +99,22 @@ class ModelConfig:
             raise CheckpointFormatError(
                 f"{cls.__name__} has no field {', '.join(unknown)}", fix="update torchseg-zoo"
             )
-        values = {
-            key: tuple(value) if isinstance(value, list) else value for key, value in record.items()
-        }
+        values = _tuples(record)
+        if isinstance(options := values.get("backbone_options"), dict):
+            values["backbone_options"] = BackboneOptions(**options)
         return cls(**values)
+
+
+def _tuples(record: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON has lists and dicts where configurations have tuples and records."""
+    return {
+        key: tuple(value)
+        if isinstance(value, list)
+        else _tuples(value)
+        if isinstance(value, Mapping)
+        else value
+        for key, value in record.items()
+    }
 
 
 class SegmentationModel(nn.Module, abc.ABC):
@@ -117,8 +131,6 @@ class SegmentationModel(nn.Module, abc.ABC):
         preprocess: how a picture becomes input; travels with the checkpoint.
         labels: what the classes mean; travels with the checkpoint.
         input_rule: which input sizes work.
-        head: module that holds the classifier.
-        head_stride: input pixels per cell of ``model(x, upsample=False)``.
     """
 
     config: ModelConfig
@@ -141,7 +153,6 @@ class SegmentationModel(nn.Module, abc.ABC):
             std=(IMAGENET_STD * repeats)[: config.in_channels],
         )
         self.labels: LabelSet = generic_labels(config.num_classes)
-        self.head_stride = 8
 
     @property
     def num_classes(self) -> int:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from torchseg_zoo.backbones import create_backbone
 from torchseg_zoo.errors import ArgumentError
-from torchseg_zoo.layers import ConvNormAct, init_head, resize
+from torchseg_zoo.layers import ConvHead, ConvNormAct, global_pool, init_head, resize
 from torchseg_zoo.models.base import ModelConfig, SegmentationModel, build
 from torchseg_zoo.registry import register_model
 from torchseg_zoo.types import SegOutput
@@ -55,10 +55,6 @@ class BiSeNetConfig(ModelConfig):
     fusion_reduction: int = 1
 
 
-def _pool(x: Tensor) -> Tensor:
-    return x.mean((2, 3), keepdim=True)  # (N, C, 1, 1)
-
-
 class SpatialPath(nn.Sequential):
     """(N, C, H, W) → (N, 128, H/8, W/8)."""
 
@@ -80,7 +76,7 @@ class AttentionRefinement(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv_3x3(x)
-        return x * self.attention(_pool(x)).sigmoid()
+        return x * self.attention(global_pool(x)).sigmoid()
 
 
 class FeatureFusion(nn.Module):
@@ -94,17 +90,8 @@ class FeatureFusion(nn.Module):
 
     def forward(self, spatial: Tensor, context: Tensor) -> Tensor:
         x = self.conv_1x1(torch.cat([spatial, context], dim=1))
-        gate = self.excite(self.squeeze(_pool(x)).relu()).sigmoid()
+        gate = self.excite(self.squeeze(global_pool(x)).relu()).sigmoid()
         return x + x * gate
-
-
-class Head(nn.Sequential):
-    """3×3 convolution and classifier."""
-
-    def __init__(self, in_channels: int, channels: int, num_classes: int) -> None:
-        super().__init__()
-        self.conv_3x3 = ConvNormAct(in_channels, channels, 3)
-        self.classifier = nn.Conv2d(channels, num_classes, 1)
 
 
 class BiSeNet(SegmentationModel):
@@ -127,6 +114,7 @@ class BiSeNet(SegmentationModel):
             config.backbone,
             in_channels=config.in_channels,
             levels=3,
+            options=config.backbone_options,
             pretrained=pretrained_backbone,
         )
         if self.backbone.strides != (8, 16, 32):
@@ -141,11 +129,11 @@ class BiSeNet(SegmentationModel):
         self.arms = nn.ModuleList([AttentionRefinement(deep), AttentionRefinement(middle)])
         self.refines = nn.ModuleList([ConvNormAct(CONTEXT, CONTEXT, 3) for _ in range(2)])
         self.ffm = FeatureFusion(config.fusion_reduction)
-        self.head = Head(FUSED, config.head_channels, config.num_classes)
+        self.head = ConvHead(FUSED, config.head_channels, config.num_classes)
         self.aux_heads = nn.ModuleDict(
             {
-                "stride16": Head(CONTEXT, config.aux_channels, config.num_classes),
-                "stride8": Head(CONTEXT, config.aux_channels, config.num_classes),
+                "stride16": ConvHead(CONTEXT, config.aux_channels, config.num_classes),
+                "stride8": ConvHead(CONTEXT, config.aux_channels, config.num_classes),
             }
         )
         for name, module in self.named_children():
@@ -154,7 +142,7 @@ class BiSeNet(SegmentationModel):
 
     def head_logits(self, x: Tensor, *, with_aux: bool) -> SegOutput:
         shallow, middle, deep = self.backbone(x)
-        context16 = self.arms[0](deep) + self.global_context(_pool(deep))
+        context16 = self.arms[0](deep) + self.global_context(global_pool(deep))
         context16 = resize(context16, middle.shape[-2:], align_corners=True)
         context16 = self.refines[0](context16)  # (N, 128, H/16, W/16)
         context8 = self.arms[1](middle) + context16

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Self
@@ -97,20 +98,51 @@ class TrainConfig:
     device: str = "auto"
 
     def __post_init__(self) -> None:
+        def is_size(value: object) -> bool:
+            return (
+                isinstance(value, tuple)
+                and len(value) == 2
+                and all(isinstance(side, int) and side >= 1 for side in value)
+            )
+
+        def numbers(value: object) -> bool:
+            return isinstance(value, tuple) and all(isinstance(n, int | float) for n in value)
+
+        def at_least(least: int, value: object) -> bool:
+            return isinstance(value, int) and value >= least
+
+        def share(value: object) -> bool:
+            return isinstance(value, int | float) and 0 <= value < 1
+
+        def positive(value: object) -> bool:
+            return isinstance(value, int | float) and 0 < value < math.inf
+
         checks = {
-            "epochs": (self.epochs >= 1, "at least 1"),
-            "batch_size": (self.batch_size >= 1, "at least 1"),
-            "lr": (self.lr > 0, "positive"),
-            "mix_share": (0 <= self.mix_share < 1, "in [0, 1)"),
-            "label_stride": (self.label_stride >= 1, "at least 1"),
-            "eval_every": (self.eval_every >= 1, "at least 1"),
-            "workers": (self.workers >= 0, "at least 0"),
-            "ema": (0 <= self.ema < 1, "in [0, 1)"),
+            "epochs": (at_least(1, self.epochs), "a whole number of at least 1"),
+            "batch_size": (at_least(1, self.batch_size), "a whole number of at least 1"),
+            "eval_every": (at_least(1, self.eval_every), "a whole number of at least 1"),
+            "label_stride": (at_least(1, self.label_stride), "a whole number of at least 1"),
+            "workers": (at_least(0, self.workers), "a whole number of at least 0"),
+            "warmup_steps": (at_least(0, self.warmup_steps), "a whole number of at least 0"),
+            "seed": (at_least(0, self.seed), "a whole number of at least 0"),
+            "crop": (is_size(self.crop), "two whole numbers (height, width) of at least 1"),
+            "early_crop": (
+                self.early_crop is None or is_size(self.early_crop),
+                "two whole numbers (height, width) of at least 1",
+            ),
+            "scales": (
+                numbers(self.scales) and len(self.scales) > 0 and min(self.scales) > 0,
+                "one or more positive factors, as 0.75,1.5",
+            ),
+            "lr": (positive(self.lr), "a positive number"),
+            "head_lr_multiplier": (positive(self.head_lr_multiplier), "a positive number"),
+            "mix_share": (share(self.mix_share), "in [0, 1)"),
+            "brightness": (share(self.brightness), "in [0, 1)"),
+            "ema": (share(self.ema), "in [0, 1)"),
             "optimizer": (self.optimizer in ("sgd", "adamw"), "'sgd' or 'adamw'"),
             "criterion": (self.criterion in ("ce", "ohem"), "'ce' or 'ohem'"),
             "class_weights": (
-                not isinstance(self.class_weights, str)
-                or self.class_weights in ("none", "balanced"),
+                self.class_weights in ("none", "balanced") or numbers(self.class_weights),
                 "'none', 'balanced' or one number per class",
             ),
         }
@@ -122,7 +154,11 @@ class TrainConfig:
                     fix=f"must be {wanted}",
                 )
         if (self.mix is None) != (self.mix_share == 0):
-            raise ArgumentError("mix and mix_share go together", where="TrainConfig")
+            raise ArgumentError(
+                "mix and mix_share go together",
+                where="TrainConfig",
+                fix="set both, as mix='drawn' and mix_share=0.2, or neither",
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON-able form; ``from_dict`` reads it back."""

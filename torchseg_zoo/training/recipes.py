@@ -19,7 +19,7 @@ def bisenet_x39_camvid() -> TrainConfig:
         model="bisenet_x39",
         data="camvid",
         out="runs/bisenet_x39.camvid",
-        epochs=150,
+        epochs=200,
         batch_size=12,
         crop=(256, 256),
         early_crop=(192, 192),

@@ -30,7 +30,10 @@ _BISENET: tuple[Rule, ...] = (
     (r"heads\.2\.", "head."),
 )
 
-_BISENET_HEAD: tuple[Rule, ...] = ((r"(head|stride16|stride8)\.conv_1x1\.", r"\1.classifier."),)
+_BISENET_HEAD: tuple[Rule, ...] = (
+    (r"(head|stride16|stride8)\.conv_3x3\.", r"\1.conv."),
+    (r"(head|stride16|stride8)\.conv_1x1\.", r"\1.classifier."),
+)
 
 _XCEPTION39: tuple[Rule, ...] = (
     (r"\.proj\.", ".shortcut."),
@@ -60,8 +63,8 @@ def _bisenet(tensors: Mapping[str, Tensor]) -> Converted:
     renamed = rename(tensors, stages, layout=LAYOUT)
     try:
         squeeze = renamed["ffm.squeeze.weight"]
-        head = renamed["head.conv_3x3.conv.weight"].shape[0]
-        aux = renamed["aux_heads.stride8.conv_3x3.conv.weight"].shape[0]
+        head = renamed["head.conv.conv.weight"].shape[0]
+        aux = renamed["aux_heads.stride8.conv.conv.weight"].shape[0]
         classes = renamed["head.classifier.weight"].shape[0]
     except KeyError as error:
         raise CheckpointFormatError(

@@ -1,4 +1,4 @@
-"""Our models compute what the original code computed: see tests/golden/README.md.
+"""Parity with TorchSeg: see tests/golden/README.md for how its outputs were made.
 
 A golden file is one line in ``GOLDENS``; everything else is read from it.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import json
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from golden import procedural
 
 from torchseg_zoo.models.base import SegmentationModel
 from torchseg_zoo.models.checkpoint import model_from_state_dict
@@ -24,10 +24,6 @@ from torchseg_zoo.training.optim import parameter_groups
 from torchseg_zoo.types import SegOutput
 
 GOLDEN = Path(__file__).parents[1] / "golden"
-sys.path.insert(0, str(GOLDEN))
-import procedural  # noqa: E402
-
-sys.path.pop(0)
 
 
 @dataclass(frozen=True)
@@ -40,6 +36,7 @@ class Golden:
         heads: our names of these heads; "" is the main one.
         groups: original module name → ours, where they differ.
         lr_heads: modules with ten times the rate; ``None`` for all but the backbone.
+        aux_weight: factor on the auxiliary losses of the training step.
     """
 
     model: str
@@ -47,6 +44,7 @@ class Golden:
     heads: tuple[str, ...]
     groups: tuple[tuple[str, tuple[str, ...]], ...] = ()
     lr_heads: tuple[str, ...] | None = None
+    aux_weight: float = 1.0
 
 
 BISENET_HEADS = ("stride16", "stride8", "")
@@ -56,9 +54,7 @@ FULL, SPEED = (16, 8, 8), (2, 1, 1)
 
 GOLDENS = {
     "torchseg/bisenet_r18": Golden("bisenet_r18", FULL, BISENET_HEADS, BISENET_GROUPS),
-    "torchseg/bisenet_r18_speed": Golden(
-        "bisenet_r18_speed", SPEED, BISENET_HEADS, BISENET_GROUPS
-    ),
+    "torchseg/bisenet_r18_speed": Golden("bisenet_r18_speed", SPEED, BISENET_HEADS, BISENET_GROUPS),
     "torchseg/bisenet_r101": Golden("bisenet_r101", FULL, BISENET_HEADS, BISENET_GROUPS),
     "torchseg/bisenet_x39": Golden("bisenet_x39", FULL, BISENET_HEADS, BISENET_GROUPS, X39_HEADS),
     "torchseg/bisenet_x39_speed": Golden(
@@ -162,7 +158,8 @@ def test_parameter_counts(name: str) -> None:
     training_only = sum(
         int(np.prod(shape))
         for key, shape, _ in record["state"]
-        if key in record["eval_only_missing"] and not key.rpartition(".")[2].startswith(("runn", "num_"))
+        if key in record["eval_only_missing"]
+        and not key.rpartition(".")[2].startswith(("runn", "num_"))
     )
     assert record["params"] - training_only == record["params_eval"]
 
@@ -188,7 +185,9 @@ def test_parameter_groups(name: str) -> None:
     for module, pair in expected.items():
         for decayed, group in pair.items():
             mine = [
-                one for part in rename.get(module, (module,)) for one in ours.get((part, decayed), [])
+                one
+                for part in rename.get(module, (module,))
+                for one in ours.get((part, decayed), [])
             ]
             params = [parameter for one in mine for parameter in one["params"]]
             assert len(params) == group["tensors"], module
@@ -231,7 +230,11 @@ def test_training_step(name: str) -> None:
     main = GOLDENS[name].heads.index("")
     aux = {str(index): value for index, value in enumerate(heads) if index != main}
     loss = total_loss(
-        SegOutput(heads[main], aux), labels, criterion, aux_weight=1.0, align_corners=True
+        SegOutput(heads[main], aux),
+        labels,
+        criterion,
+        aux_weight=GOLDENS[name].aux_weight,
+        align_corners=True,
     )
     assert loss.item() == pytest.approx(train["loss"], rel=1e-8)
 

@@ -1,0 +1,101 @@
+"""Parity with mmsegmentation and torchvision: see tests/golden/README.md.
+
+A golden file is one line in ``GOLDENS``; everything else is read from it.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from golden import procedural
+
+from torchseg_zoo.models.base import SegmentationModel
+from torchseg_zoo.models.checkpoint import model_from_state_dict
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+
+
+@dataclass(frozen=True)
+class Golden:
+    """How one golden file is to be read.
+
+    Args:
+        model: factory name that the converter must arrive at.
+        heads: golden array of a head → our auxiliary name; "" is the main head.
+        final: golden array → ours, at input size.
+        config: what shapes cannot tell.
+    """
+
+    model: str
+    heads: dict[str, str]
+    final: dict[str, str] = field(default_factory=lambda: {"final": ""})
+    config: dict[str, Any] = field(default_factory=dict)
+
+
+GOLDENS: dict[str, Golden] = {}
+
+every_golden = pytest.mark.parametrize("name", GOLDENS)
+
+
+@functools.cache
+def read(name: str) -> dict[str, Any]:
+    return json.loads((GOLDEN / f"{name}.json").read_text())
+
+
+def procedural_checkpoint(name: str) -> dict[str, torch.Tensor]:
+    factors = read(name).get("weight_factors", {})
+    checkpoint = {}
+    for key, shape, dtype in read(name)["state_dict"]:
+        value = procedural.fill(key, shape, dtype)
+        if key in factors:
+            value = (value * factors[key]).astype(dtype)
+        checkpoint[key] = torch.from_numpy(np.asarray(value)).reshape(shape)
+    return checkpoint
+
+
+def build(name: str) -> SegmentationModel:
+    # A released file comes in its project's wrapping.
+    checkpoint: dict[str, Any] = procedural_checkpoint(name)
+    if name.startswith("mmseg/"):
+        checkpoint = {"meta": {"epoch": 1}, "state_dict": checkpoint}
+    return model_from_state_dict(checkpoint, config=GOLDENS[name].config)
+
+
+def assert_equal(name: str, array: str, value: torch.Tensor) -> None:
+    expected = read(name)["outputs"][array]
+    assert list(value.shape) == expected["shape"], array
+    with np.load(GOLDEN / f"{name}.npz") as archive:
+        stored = archive[array]
+    got = eval(f"value{expected['saved']}", {"value": value.numpy()})  # an index from our own file
+    # Noise is at most 2e-5; the spatial spread guards against values too flat for an absolute bound.
+    atol = min(1e-4, 1e-3 * expected["spatial_std"]) if expected.get("spatial_std") else 1e-4
+    np.testing.assert_allclose(got, stored, atol=max(atol, 2e-5), rtol=1e-4, err_msg=array)
+
+
+@every_golden
+def test_outputs(name: str) -> None:
+    golden = GOLDENS[name]
+    model = build(name)
+    assert model.config.model == golden.model
+    assert model.num_classes == read(name)["num_classes"]
+    assert model.config.align_corners == read(name)["align_corners"]
+    x = torch.from_numpy(procedural.input_image(read(name)["input_shape"]))
+    with torch.inference_mode():
+        low = model(x, with_aux=True, upsample=False)
+        full = model(x, with_aux=True)
+    for array, head in golden.heads.items():
+        assert_equal(name, array, low.aux[head] if head else low.logits)
+    for array, head in golden.final.items():
+        assert_equal(name, array, full.aux[head] if head else full.logits)
+
+
+@every_golden
+def test_parameter_count(name: str) -> None:
+    assert sum(p.numel() for p in build(name).parameters()) == read(name)["num_params"]

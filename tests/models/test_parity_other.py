@@ -1,0 +1,120 @@
+"""Parity with the original code of six further families: see tests/golden/README.md.
+
+A golden file is one line in ``GOLDENS``; everything else is read from it.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from golden import procedural
+
+from torchseg_zoo.models.base import SegmentationModel
+from torchseg_zoo.models.checkpoint import model_from_state_dict
+from torchseg_zoo.types import SegOutput
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+Output = Callable[[SegmentationModel, torch.Tensor, SegOutput], torch.Tensor]
+
+
+def main(model: SegmentationModel, x: torch.Tensor, low: SegOutput) -> torch.Tensor:
+    """The main logits at input size."""
+    return model._to_size(low.logits, (x.shape[-2], x.shape[-1]))
+
+
+def main_low(model: SegmentationModel, x: torch.Tensor, low: SegOutput) -> torch.Tensor:
+    """The main logits at the head's stride."""
+    return low.logits
+
+
+def times8(model: SegmentationModel, x: torch.Tensor, low: SegOutput) -> torch.Tensor:
+    """The main logits, enlarged by the factor 8 whatever the input's size."""
+    return F.interpolate(
+        low.logits, scale_factor=8, mode="bilinear", align_corners=model.config.align_corners
+    )
+
+
+def aux_low(head: str) -> Output:
+    """An auxiliary head's logits at its own stride."""
+    return lambda model, x, low: low.aux[head]
+
+
+def aux(head: str) -> Output:
+    """An auxiliary head's logits at input size."""
+    return lambda model, x, low: model._to_size(low.aux[head], (x.shape[-2], x.shape[-1]))
+
+
+@dataclass(frozen=True)
+class Golden:
+    """How one golden file is to be read.
+
+    Args:
+        model: factory name that the converter must arrive at.
+        outputs: golden output → how ours is computed.
+        config: what shapes cannot tell, from a case's settings.
+    """
+
+    model: str
+    outputs: dict[str, Output]
+    config: Callable[[dict[str, Any]], dict[str, Any]] = field(default=lambda case: {})
+
+
+GOLDENS: dict[str, Golden] = {}
+
+
+@functools.cache
+def read(name: str) -> dict[str, Any]:
+    with np.load(GOLDEN / f"{name}.npz") as archive:
+        return json.loads(str(archive["meta"]))
+
+
+def procedural_checkpoint(name: str) -> dict[str, torch.Tensor]:
+    overrides = read(name).get("overrides") or {}
+    checkpoint = {}
+    for key, shape, dtype in read(name)["state_dict"]:
+        value = procedural.fill(key, shape, dtype)
+        if key in overrides:
+            value = (value.astype(np.float64) * overrides[key]["multiply"]).astype(dtype)
+        checkpoint[key] = torch.from_numpy(np.asarray(value)).reshape(shape)
+    return checkpoint
+
+
+def cases() -> list[Any]:
+    return [
+        pytest.param(name, case, id=f"{name}-{case['name']}")
+        for name in GOLDENS
+        for case in read(name)["cases"]
+    ]
+
+
+@pytest.mark.parametrize(("name", "case"), cases())
+def test_outputs(name: str, case: dict[str, Any]) -> None:
+    golden = GOLDENS[name]
+    model = model_from_state_dict(procedural_checkpoint(name), config=golden.config(case))
+    assert model.config.model == golden.model
+    assert model.num_classes == read(name)["num_classes"]
+    x = torch.from_numpy(procedural.input_image(case["input_shape"]))
+    with torch.inference_mode():
+        low = model(x, with_aux=True, upsample=False)
+        assert set(golden.outputs) == set(case["outputs"])
+        for output, compute in golden.outputs.items():
+            value = compute(model, x, low)
+            expected = case["outputs"][output]
+            assert list(value.shape) == expected["full_shape"], output
+            assert float(value.double().std()) == pytest.approx(expected["std"], rel=1e-3)
+            step = tuple(slice(None, None, one) for one in expected["step"])
+            with np.load(GOLDEN / f"{name}.npz") as archive:
+                stored = archive[expected["array"]]
+            atol = 1e-4 * expected["std"]
+            np.testing.assert_allclose(
+                value.numpy()[step], stored, atol=atol, rtol=0, err_msg=output
+            )
