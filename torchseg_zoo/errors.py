@@ -1,7 +1,7 @@
 """Every failure that a user can meet, as one family of exceptions.
 
-Each error says what happened, where (a file, URL or argument), why, and what to do next, in one line.
-The command line prints that line and exits with the class's ``exit_code``.
+Each error says what happened, where (a file, URL or argument), why, and what to do next, in one
+line. The command line prints that line and exits with the class's ``exit_code``.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ __all__ = [
     "UnknownModelError",
     "UnsafeCheckpointError",
     "ZooError",
+    "described",
 ]
 
 
@@ -152,3 +153,11 @@ class MissingExtraError(ZooError, ImportError):
     """An optional dependency is not installed."""
 
     exit_code = 22
+
+
+def described(value: object) -> str:
+    """What an argument is, for messages: ``a uint8 array of shape (2, 3)``, ``a str``."""
+    kind = type(value).__name__
+    if kind == "ndarray":
+        return f"a {getattr(value, 'dtype', '')} array of shape {getattr(value, 'shape', '')}"
+    return f"a {kind}"

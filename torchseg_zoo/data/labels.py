@@ -24,8 +24,8 @@ class LabelSet:
         classes: K class names; the position is the class index (train id).
         palette: K colours, (red, green, blue), each 0..255.
         ignore_index: label value left out of losses and metrics.
-        raw_ids: raw label value on disk → train id, for data sets whose files hold other values. Values
-            that are not listed become ``ignore_index``. ``None``: files hold train ids.
+        raw_ids: raw label value on disk → train id, for data sets whose files hold other values.
+            Values that are not listed become ``ignore_index``. ``None``: files hold train ids.
     """
 
     name: str

@@ -17,9 +17,10 @@ class Sample:
     """One picture and its labels.
 
     Args:
-        name: unique within the data set; a file name without folder and ending, where there is a file.
+        name: unique within the data set; the picture's path, where there is a file.
         image: (H, W, 3) uint8, RGB.
-        label: (H, W) uint8 train ids, ``LabelSet.ignore_index`` where unlabelled; ``None`` without labels.
+        label: (H, W) uint8 train ids, ``LabelSet.ignore_index`` where unlabelled; ``None``
+            without labels.
     """
 
     name: str

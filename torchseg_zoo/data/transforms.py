@@ -1,8 +1,9 @@
 """Joint augmentation of picture and labels: mirror, random scale, crop, pad, brightness.
 
-The order and the arithmetic are TorchSeg's (mirror, scale, crop, centred padding; linear for the picture,
-nearest for the labels), but the window is chosen first and only what it keeps is resized; the result is
-the same. Nothing here draws global random numbers: a :class:`Plan` is a pure function of its generator.
+The order and the arithmetic are TorchSeg's (mirror, scale, crop, centred padding; linear for the
+picture, nearest for the labels), but the window is chosen first and only what it keeps is resized;
+the result is the same. Nothing here draws global random numbers: a :class:`Plan` is a pure function
+of its generator.
 """
 
 from __future__ import annotations
@@ -169,9 +170,10 @@ def _linear_taps(
 def crop_and_pad(
     array: np.ndarray, origin: Size, size: Size, fill: float | np.ndarray
 ) -> np.ndarray:
-    """Cuts (H, W, ...) at ``origin`` and pads to ``size``, centred; an odd rest goes bottom and right.
+    """Cuts (H, W, ...) at ``origin`` and pads to ``size``, centred.
 
-    A window that reaches over the border is cut there before it is padded.
+    A window that reaches over the border is cut there before it is padded; of an odd rest the
+    bottom and the right get the larger half.
     """
     height, width = size
     part = array[origin[0] : origin[0] + height, origin[1] : origin[1] + width]

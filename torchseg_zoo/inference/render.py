@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from torchseg_zoo.data.image import as_rgb
 from torchseg_zoo.data.labels import LabelSet
-from torchseg_zoo.errors import ArgumentError, DataError
+from torchseg_zoo.errors import ArgumentError, DataError, described
 
 __all__ = ["colorize", "confidence_picture", "overlay"]
 
@@ -105,7 +105,7 @@ def confidence_picture(confidence: np.ndarray) -> np.ndarray:
         or confidence.dtype.kind != "f"
     ):
         raise ArgumentError(
-            f"got {_described(confidence)}", where="confidence", fix="pass (H, W) float in 0..1"
+            f"got {described(confidence)}", where="confidence", fix="pass (H, W) float in 0..1"
         )
     _refuse_empty(confidence)
     low, high = float(confidence.min()), float(confidence.max())
@@ -295,7 +295,7 @@ def _label_map(labels: np.ndarray) -> np.ndarray:
     """Checked (H, W) labels as uint8."""
     if not isinstance(labels, np.ndarray) or labels.ndim != 2 or labels.dtype.kind not in "ui":
         raise ArgumentError(
-            f"got {_described(labels)}", where="labels", fix="pass (H, W) integers in 0..255"
+            f"got {described(labels)}", where="labels", fix="pass (H, W) integers in 0..255"
         )
     _refuse_empty(labels)
     if labels.dtype != np.uint8 and not 0 <= labels.min() <= labels.max() <= 255:
@@ -314,9 +314,3 @@ def _refuse_empty(array: np.ndarray) -> None:
 
 def _size(array: np.ndarray) -> str:
     return f"{array.shape[0]}×{array.shape[1]}"
-
-
-def _described(value: object) -> str:
-    if isinstance(value, np.ndarray):
-        return f"a {value.dtype} array of shape {value.shape}"
-    return f"a {type(value).__name__}"

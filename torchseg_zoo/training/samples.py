@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
+from torchseg_zoo.data.label_map import check_label_values
 from torchseg_zoo.data.sample import Dataset, Sample
 from torchseg_zoo.data.transforms import Augmentation, generator, subsample
 from torchseg_zoo.errors import DataError
@@ -94,8 +95,6 @@ class TrainingSamples(TorchDataset[tuple[Tensor, Tensor, str]]):
 
 
 def _check_range(sample: Sample, dataset: Dataset) -> None:
-    from torchseg_zoo.data.image import check_label_values
-
     assert sample.label is not None
     check_label_values(sample.label, dataset.labels, where=sample.name)
 

@@ -6,10 +6,12 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from torchseg_zoo.data.image import list_images, read_image, read_label, to_train_ids
+from torchseg_zoo.data.image import list_images, read_image
+from torchseg_zoo.data.label_map import check_label_values, read_label, to_train_ids
 from torchseg_zoo.data.labels import CAMVID, LabelSet
 from torchseg_zoo.data.sample import Sample
 from torchseg_zoo.errors import DataError
+from torchseg_zoo.files import printable
 
 __all__ = ["FileDataset", "camvid", "folder", "list_file"]
 
@@ -33,21 +35,23 @@ class FileDataset:
         """Reads one sample.
 
         Raises:
-            DataError: if a file cannot be read, or picture and labels differ in size.
+            DataError: if a file cannot be read, picture and labels differ in size, or a label value
+                stands for no class.
         """
         image_path, label_path = self.pairs[index]
-        image = read_image(image_path)
+        image, name = read_image(image_path), printable(image_path)
         if label_path is None:
-            return Sample(image_path.stem, image, None)
+            return Sample(name, image, None)
         label = to_train_ids(read_label(label_path), self.labels)
         if label.shape != image.shape[:2]:
             raise DataError(
                 f"labels are {label.shape[0]}×{label.shape[1]}, "
-                f"the picture {image_path} is {image.shape[0]}×{image.shape[1]}",
-                where=label_path,
+                f"the picture {name} is {image.shape[0]}×{image.shape[1]}",
+                where=printable(label_path),
                 fix="pair each picture with the label map of its own size",
             )
-        return Sample(image_path.stem, image, label)
+        check_label_values(label, self.labels, where=label_path)
+        return Sample(name, image, label)
 
 
 def list_file(path: str | Path, labels: LabelSet, *, root: str | Path | None = None) -> FileDataset:
@@ -129,8 +133,8 @@ def camvid(root: str | Path, split: str = "val") -> FileDataset:
     """CamVid as the SegNet tutorial distributes it: 11 classes at 360×480, label 11 unlabelled.
 
     Args:
-        root: folder with ``train.txt`` and ``val.txt`` (``image<TAB>label``), or with the tutorial's
-            ``train``, ``trainannot``, ``val``, ``valannot`` folders.
+        root: folder with ``train.txt`` and ``val.txt`` (``image<TAB>label``), or with the
+            tutorial's ``train``, ``trainannot``, ``val``, ``valannot`` folders.
         split: ``"train"``, ``"val"`` or ``"test"``.
 
     Raises:

@@ -1,0 +1,200 @@
+"""Label maps: reading them from files as the numbers stored, checking them, mapping them."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+from PIL import Image
+
+from torchseg_zoo.data.decode import MAX_PIXELS, decode, decoding, orientation, turned
+from torchseg_zoo.data.labels import LabelSet
+from torchseg_zoo.errors import ArgumentError, DataError, described
+from torchseg_zoo.files import printable
+
+__all__ = ["check_label_values", "read_label", "to_train_ids"]
+
+# Only in these an index surely comes back as the number that was meant.
+_LABEL_FORMATS = ("PNG", "TIFF", "BMP")
+_LOSSY_TIFF = ("jpeg", "tiff_jpeg", "webp")
+_LABEL_SPOILERS = {
+    "GIF": "programs that write GIF renumber the palette",
+    "PPM": "its numbers are relative to a maximum, to which they are stretched on reading",
+}
+
+_BLOCK_PX = 2**22  # pixels counted at once, to keep temporary copies of big maps small
+
+
+def read_label(path: str | os.PathLike[str], *, num_classes: int | None = None) -> np.ndarray:
+    """Reads a label map as the numbers that are stored, whatever colours a palette gives them.
+
+    EXIF orientation is applied, so that the map agrees with its picture.
+
+    Args:
+        path: PNG, TIFF or BMP file: palette, grey, or RGB(A) with three equal channels and no
+            transparency. 16- and 32-bit numbers are taken if all are below 256.
+        num_classes: if given, every number must be below it or 255.
+
+    Returns:
+        (H, W) uint8, C-contiguous.
+
+    Raises:
+        DataError: as ``read_image``; or if the file holds colours, transparency, numbers that do
+            not fit, or is of a format that changes them.
+    """
+    where = printable(path)
+    picture, depth = decode(path, where, MAX_PIXELS)
+    if picture.format not in _LABEL_FORMATS or picture.info.get("compression") in _LOSSY_TIFF:
+        raise DataError(
+            f"{picture.format} files cannot hold a label map",
+            where=where,
+            why=_LABEL_SPOILERS.get(
+                picture.format or "", "lossy compression changes the class indices"
+            ),
+            fix="export the label map again as PNG, from its source and not from this file",
+        )
+    with decoding(where):
+        label = turned(_stored_indices(picture, depth, where), orientation(picture))
+    if num_classes is not None:
+        _check_values(label, num_classes, 255, where)
+    return label
+
+
+def check_label_values(label: np.ndarray, labels: LabelSet, *, where: object) -> None:
+    """Checks that a label map holds nothing but train ids and the ignore index.
+
+    Args:
+        label: (H, W) uint8 train ids, that is after ``to_train_ids``.
+        labels: what the ids mean.
+        where: the file, for the message.
+
+    Raises:
+        ArgumentError: if ``label`` is not (H, W) uint8.
+        DataError: if there are other values; names the first such pixel as (column, row), what is
+            allowed, and how often each stray value occurs, for at most five of them.
+    """
+    _check_values(label, labels.num_classes, labels.ignore_index, printable(where))
+
+
+def to_train_ids(label: np.ndarray, labels: LabelSet) -> np.ndarray:
+    """Maps the label values on disk to train ids.
+
+    Args:
+        label: (H, W) uint8 raw ids.
+        labels: its ``raw_ids`` say which raw id becomes which train id; raw ids that it does not
+            list become ``ignore_index``. Without ``raw_ids`` the label comes back unchanged.
+
+    Returns:
+        (H, W) uint8 train ids.
+
+    Raises:
+        ArgumentError: if ``label`` is not (H, W) uint8, or an id to map to is not in 0..255.
+    """
+    _require_label(label)
+    if labels.raw_ids is None:
+        return label
+    targets = {raw: train for raw, train in labels.raw_ids.items() if 0 <= raw <= 255}
+    for value in (labels.ignore_index, *targets.values()):
+        if not 0 <= value <= 255:
+            raise ArgumentError(
+                f"cannot store {value} in an 8-bit label map",
+                where=f"labels {labels.name!r}",
+                fix="use train ids and an ignore index in 0–255",
+            )
+    table = np.full(256, labels.ignore_index, np.uint8)
+    for raw, train in targets.items():
+        table[raw] = train
+    mapped: np.ndarray = table[label]
+    return mapped
+
+
+def _stored_indices(picture: Image.Image, depth: int, where: str) -> np.ndarray:
+    """Loaded picture of any mode → (H, W) uint8 indices, not yet turned."""
+    mode = picture.mode
+    values = np.asarray(picture)
+    if mode in ("1", "P", "L"):
+        values = values.astype(np.uint8)
+        if mode == "L" and depth in (2, 4):
+            # Pillow stretches grey of few bits to 0..255; the indices were the numbers before.
+            values //= 255 // (2**depth - 1)
+        return values
+    if mode.startswith("I"):
+        low, high = int(values.min()), int(values.max())
+        if low < 0 or high > 255:
+            raise DataError(
+                f"label values run from {low} to {high}, allowed are 0–255",
+                where=where,
+                fix="map them to class indices and save as 8-bit PNG",
+            )
+        return values.astype(np.uint8)
+    if mode in ("LA", "RGB", "RGBA", "RGBX"):
+        if mode in ("LA", "RGBA") and int(values[:, :, -1].min()) < 255:
+            raise DataError(
+                "the label map has transparent pixels",
+                where=where,
+                fix="save class indices as 8-bit PNG without transparency, 255 for unlabelled",
+            )
+        grey = values[:, :, 0]
+        if mode == "LA" or bool((values[:, :, 1:3] == values[:, :, :1]).all()):
+            return grey
+        stray = np.argwhere((values[:, :, 1:3] != values[:, :, :1]).any(axis=2))[0]
+        row, column = int(stray[0]), int(stray[1])
+        color = tuple(int(v) for v in values[row, column, :3])
+        raise DataError(
+            f"the label map holds colours, not class indices: pixel ({column}, {row}) is {color}",
+            where=where,
+            fix="convert its colours to class indices and save as palette or grey PNG",
+        )
+    raise DataError(
+        f"a label map cannot be of mode {mode}",
+        where=where,
+        fix="save class indices as palette or grey 8-bit PNG",
+    )
+
+
+def _check_values(label: np.ndarray, num_classes: int, ignore_index: int, where: str) -> None:
+    _require_label(label)
+    counts = _histogram(label)
+    counts[:num_classes] = 0
+    if 0 <= ignore_index <= 255:
+        counts[ignore_index] = 0
+    stray = np.flatnonzero(counts)
+    if not len(stray):
+        return
+    table = np.zeros(256, np.bool_)
+    table[stray] = True
+    row, column = np.unravel_index(int(table[label].argmax()), label.shape)
+    allowed = f"0–{num_classes - 1}"
+    if ignore_index >= num_classes:
+        allowed += f" or {ignore_index}"
+    often = ", ".join(f"{value} ({counts[value]} px)" for value in stray[:5])
+    more = f" and {len(stray) - 5} more" if len(stray) > 5 else ""
+    if len(stray) == 1 and stray[0] == num_classes and not (label == 0).any():
+        fix = "the values seem to start at 1: subtract 1, or map them with LabelSet(raw_ids=...)"
+    else:
+        fix = (
+            f"map the values to class indices with LabelSet(raw_ids=...), "
+            f"{ignore_index} for unlabelled"
+        )
+    raise DataError(
+        f"pixel ({column}, {row}) = {label[row, column]}, allowed {allowed}",
+        where=where,
+        why=f"stray values: {often}{more}",
+        fix=fix,
+    )
+
+
+def _histogram(label: np.ndarray) -> np.ndarray:
+    """How often each of 0..255 occurs; (256,) int64."""
+    counts = np.zeros(256, np.int64)
+    flat = label.reshape(-1)
+    for start in range(0, flat.size, _BLOCK_PX):  # bincount widens its input to 8 bytes a pixel
+        counts += np.bincount(flat[start : start + _BLOCK_PX], minlength=256)
+    return counts
+
+
+def _require_label(label: np.ndarray) -> None:
+    if not isinstance(label, np.ndarray) or label.ndim != 2 or label.dtype != np.uint8:
+        raise ArgumentError(
+            f"got {described(label)} for a label map", where="label", fix="pass (H, W) uint8"
+        )
