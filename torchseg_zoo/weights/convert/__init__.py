@@ -11,13 +11,13 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from torchseg_zoo.errors import ArgumentError, CheckpointFormatError
-from torchseg_zoo.weights.convert import torchseg
+from torchseg_zoo.weights.convert import mmseg, torchseg
 from torchseg_zoo.weights.convert.base import Converted, Converter, unwrap
 
 __all__ = ["LAYOUTS", "Converted", "convert"]
 
-LAYOUTS: dict[str, Converter] = {"torchseg": torchseg.convert}
-_RECOGNISERS = {"torchseg": torchseg.recognise}
+_MODULES = {"torchseg": torchseg, "mmseg": mmseg}
+LAYOUTS: dict[str, Converter] = {name: module.convert for name, module in _MODULES.items()}
 
 
 def convert(state_dict: Mapping[str, object], *, layout: str | None = None) -> Converted:
@@ -34,7 +34,7 @@ def convert(state_dict: Mapping[str, object], *, layout: str | None = None) -> C
     """
     tensors: Mapping[str, Tensor] = unwrap(state_dict)
     if layout is None:
-        found = [name for name, recognise in _RECOGNISERS.items() if recognise(tensors)]
+        found = [name for name, module in _MODULES.items() if module.recognise(tensors)]
         if not found:
             raise CheckpointFormatError(
                 "no known layout has these names",
