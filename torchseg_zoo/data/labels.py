@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from torchseg_zoo.errors import ArgumentError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 __all__ = ["CAMVID", "CITYSCAPES", "LABEL_SETS", "LabelSet", "generic_labels"]
 
@@ -53,6 +54,8 @@ class LabelSet:
 
     def palette_array(self) -> np.ndarray:
         """Colours as a (256, 3) uint8 table; indices without a class are black."""
+        import numpy as np  # here, because listing checkpoints needs label sets but no arrays
+
         table = np.zeros((256, 3), np.uint8)
         table[: self.num_classes] = self.palette
         return table

@@ -6,12 +6,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from torchseg_zoo.errors import ArgumentError
 from torchseg_zoo.types import Size
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor
 
 __all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "Preprocess"]
@@ -46,10 +45,12 @@ class Preprocess:
     def array(self, image: np.ndarray) -> np.ndarray:
         """(H, W, C) uint8 → (H, W, C) float32, normalised; the size is unchanged."""
         scale, shift = self.scale_and_shift()
-        return image.astype(np.float32) * scale + shift
+        return image.astype(scale.dtype) * scale + shift
 
     def scale_and_shift(self) -> tuple[np.ndarray, np.ndarray]:
         """The float32 (C,) pair with ``pixel * scale + shift`` equal to the normalisation."""
+        import numpy as np  # here, because listing checkpoints needs records but no arrays
+
         std = np.asarray(self.std, np.float64)
         scale = 1.0 / (255.0 * std)
         shift = -np.asarray(self.mean, np.float64) / std
