@@ -16,6 +16,7 @@ from torchseg_zoo.data.labels import LabelSet, generic_labels
 from torchseg_zoo.data.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
 from torchseg_zoo.errors import ArgumentError, CheckpointFormatError, InputShapeError
 from torchseg_zoo.layers import resize
+from torchseg_zoo.models.fuse import fold_norms, foldable_norms
 from torchseg_zoo.types import SegOutput, Size
 from torchseg_zoo.weights import manifest
 from torchseg_zoo.weights.load import build_loaded, checkpoint_file, read_tensors
@@ -131,12 +132,13 @@ class SegmentationModel(nn.Module, abc.ABC):
         preprocess: how a picture becomes input; travels with the checkpoint.
         labels: what the classes mean; travels with the checkpoint.
         input_rule: which input sizes work.
+        fused: whether ``fuse`` was called.
     """
 
     config: ModelConfig
     backbone: Backbone
     config_class: ClassVar[type[ModelConfig]]
-    input_rule: ClassVar[InputRule] = InputRule()
+    input_rule: InputRule = InputRule()
     # Batch norm over one pooled value per picture has no variance when there is one picture.
     pooled_norm: ClassVar[bool] = False
 
@@ -147,6 +149,7 @@ class SegmentationModel(nn.Module, abc.ABC):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
+        self.fused = False
         repeats = -(-config.in_channels // 3)
         self.preprocess = Preprocess(
             mean=(IMAGENET_MEAN * repeats)[: config.in_channels],
@@ -185,6 +188,11 @@ class SegmentationModel(nn.Module, abc.ABC):
             InputShapeError: if the model cannot take this shape.
         """
         self._check_input(x)
+        if with_aux and self.fused:
+            raise ArgumentError(
+                f"{self.config.model} was fused for inference and has no auxiliary heads left",
+                fix="build or load the model again",
+            )
         logits, aux = self.head_logits(x, with_aux=with_aux)
         if upsample:
             size = (x.shape[-2], x.shape[-1])
@@ -244,6 +252,37 @@ class SegmentationModel(nn.Module, abc.ABC):
             mean=(self.preprocess.mean * repeats)[:in_channels],
             std=(self.preprocess.std * repeats)[:in_channels],
         )
+
+    def fuse(self) -> Self:
+        """Prepares the model for inference, in place: folds batch norms, lays weights channels-last.
+
+        Outputs stay equal up to rounding. A fused model can neither be trained nor saved, and its
+        auxiliary heads are removed.
+
+        Returns:
+            The model itself, in evaluation mode.
+        """
+        if self.fused:
+            return self
+        self.eval()
+        size = self.input_rule.nearest(64, 64)
+        x = torch.empty(1, self.config.in_channels, *size, device="meta")
+        if hasattr(self, "aux_heads"):
+            self.aux_heads = nn.ModuleDict()
+        fold_norms(self, foldable_norms(self, lambda model: model(x)))
+        self.requires_grad_(False)
+        self.to(memory_format=torch.channels_last)
+        self.fused = True
+        return self
+
+    def train(self, mode: bool = True) -> Self:
+        """As in PyTorch; a fused model refuses to be trained."""
+        if mode and self.fused:
+            raise ArgumentError(
+                f"{self.config.model} was fused for inference and has no batch norms left",
+                fix="build or load the model again to train it",
+            )
+        return super().train(mode)
 
     def _check_input(self, x: Tensor) -> None:
         name, channels = self.config.model, self.config.in_channels

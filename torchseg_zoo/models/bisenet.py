@@ -141,14 +141,16 @@ class BiSeNet(SegmentationModel):
                 init_head(module)
 
     def head_logits(self, x: Tensor, *, with_aux: bool) -> SegOutput:
-        shallow, middle, deep = self.backbone(x)
+        spatial = self.spatial_path(x)  # (N, 128, H/8, W/8)
+        _, middle, deep = self.backbone(x)
         context16 = self.arms[0](deep) + self.global_context(global_pool(deep))
         context16 = resize(context16, middle.shape[-2:], align_corners=True)
         context16 = self.refines[0](context16)  # (N, 128, H/16, W/16)
         context8 = self.arms[1](middle) + context16
-        context8 = resize(context8, shallow.shape[-2:], align_corners=True)
+        # The spatial path rounds odd sizes up; some backbones round them down.
+        context8 = resize(context8, spatial.shape[-2:], align_corners=True)
         context8 = self.refines[1](context8)  # (N, 128, H/8, W/8)
-        logits = self.head(self.ffm(self.spatial_path(x), context8))
+        logits = self.head(self.ffm(spatial, context8))
         if not with_aux:
             return SegOutput(logits, {})
         aux = {

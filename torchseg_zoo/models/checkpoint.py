@@ -11,7 +11,7 @@ from torch import Tensor
 
 from torchseg_zoo.data.labels import LabelSet
 from torchseg_zoo.data.preprocess import Preprocess
-from torchseg_zoo.errors import CheckpointFormatError
+from torchseg_zoo.errors import ArgumentError, CheckpointFormatError
 from torchseg_zoo.models.base import SegmentationModel, family
 from torchseg_zoo.weights.convert import convert
 from torchseg_zoo.weights.load import build_loaded, read_meta, read_tensors
@@ -40,8 +40,15 @@ def save_model(model: SegmentationModel, path: str | Path) -> None:
     """Writes a model to one safetensors file, whole or not at all.
 
     Raises:
+        ArgumentError: if the model was fused.
         DataError: if the file cannot be written.
     """
+    if model.fused:
+        raise ArgumentError(
+            f"{model.config.model} was fused for inference, so its tensors have other names",
+            where="model",
+            fix="save the model before fuse()",
+        )
     write_tensors(Path(path), model.state_dict(), describe_model(model))
 
 
@@ -77,6 +84,18 @@ def model_from_meta(
             why=f"{type(error).__name__}: {error}",
             fix="load files written by save_model() or train()",
         ) from error
+    problems = [
+        f"{ours} {what} in the {record}, {config_value} in the configuration"
+        for what, record, ours, config_value in (
+            ("classes", "labels", labels.num_classes, config.num_classes),
+            ("channels", "preprocessing", len(preprocess.mean), config.in_channels),
+        )
+        if ours != config_value
+    ]
+    if problems:
+        raise CheckpointFormatError(
+            "its header contradicts itself", where=where, why="; ".join(problems)
+        )
     model = build_loaded(lambda: cls(config), tensors, where=where)
     model.preprocess = preprocess
     model.labels = labels
