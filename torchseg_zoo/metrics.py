@@ -65,13 +65,15 @@ class ConfusionMatrix:
 
     Args:
         num_classes: K.
+        ignore_index: label value that is not counted, even if it is below K.
 
     Attributes:
         counts: (K, K) int64, rows are the truth.
     """
 
-    def __init__(self, num_classes: int) -> None:
+    def __init__(self, num_classes: int, *, ignore_index: int = 255) -> None:
         self.num_classes = num_classes
+        self.ignore_index = ignore_index
         self.counts = torch.zeros(num_classes, num_classes, dtype=torch.int64)
 
     def update(self, truth: Tensor, prediction: Tensor) -> None:
@@ -83,7 +85,7 @@ class ConfusionMatrix:
         """
         truth = truth.reshape(-1).long()
         prediction = prediction.reshape(-1).long()
-        labelled = (truth >= 0) & (truth < self.num_classes)
+        labelled = (truth >= 0) & (truth < self.num_classes) & (truth != self.ignore_index)
         pairs = truth[labelled] * self.num_classes + prediction[labelled]
         counts = torch.bincount(pairs, minlength=self.num_classes**2)
         self.counts += counts.reshape(self.num_classes, self.num_classes).to(self.counts.device)

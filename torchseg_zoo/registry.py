@@ -26,8 +26,8 @@ _FACTORIES: dict[str, Callable[..., SegmentationModel]] = {}
 def register_model(factory: _Factory) -> _Factory:
     """Registers a factory under its own name; use it as a decorator, in this package or outside it.
 
-    The factory takes ``pretrained: str | None`` first and keyword-only options after it, and returns
-    a ``SegmentationModel``. Registering a name again replaces the earlier factory.
+    The factory takes ``pretrained: str | None`` first and keyword-only options after it, and
+    returns a ``SegmentationModel``. Registering a name again replaces the earlier factory.
     """
     _FACTORIES[factory.__name__] = factory
     return factory
@@ -47,11 +47,13 @@ def create_model(name: str, pretrained: str | None = None, **options: Any) -> Se
         UnknownCheckpointError: if the model has no such checkpoint.
         TypeError: if the factory does not know an option.
     """
-    name, _, tag = name.partition(".")
+    name, dot, tag = name.partition(".")
     factory = model_factory(name)
-    if tag and pretrained is not None and pretrained != tag:
+    if not dot:
+        return factory(pretrained, **options)
+    if pretrained not in (None, tag):
         raise TypeError(f"{name}.{tag} names a checkpoint already; drop pretrained={pretrained!r}")
-    return factory(pretrained or tag or None, **options)
+    return factory(tag, **options)
 
 
 def model_factory(name: str) -> Callable[..., SegmentationModel]:

@@ -1,7 +1,7 @@
 """Types shared by all rooms.
 
-Shape legend, used throughout: N pictures, C channels, H rows, W columns, K classes. Sizes are always
-``(height, width)``.
+Shape legend, used throughout: N pictures, C channels, H rows, W columns, K classes. Sizes are
+always ``(height, width)``.
 """
 
 from __future__ import annotations

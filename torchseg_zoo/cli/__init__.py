@@ -6,6 +6,7 @@ import argparse
 import importlib
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 
 from torchseg_zoo._version import __version__
@@ -35,6 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for verb in _VERBS:
         importlib.import_module(f"torchseg_zoo.cli.{verb}").add_parser(verbs)
     options = parser.parse_args(arguments)
+    show_as_before, warnings.formatwarning = warnings.formatwarning, _one_line
     try:
         code: int = options.run(options)
         sys.stdout.flush()
@@ -49,3 +51,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("torchseg-zoo: interrupted", file=sys.stderr)
         return 130
+    finally:
+        warnings.formatwarning = show_as_before
+
+
+def _one_line(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    line: str | None = None,
+) -> str:
+    """A warning for people: what it says, and not which line of ours says it."""
+    return f"torchseg-zoo: warning: {message}\n"

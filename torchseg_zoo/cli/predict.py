@@ -7,6 +7,7 @@ import json
 import sys
 
 from torchseg_zoo.cli._options import add_model, open_model
+from torchseg_zoo.files import printable
 
 __all__ = ["add_parser"]
 
@@ -49,7 +50,7 @@ def _run(options: argparse.Namespace) -> int:
         if options.json:
             print(json.dumps(result.to_dict()))
         else:
-            print(f"{result.source} -> {', '.join(str(path) for path in result.files)}")
+            print(f"{printable(result.source)} -> {', '.join(map(printable, result.files))}")
     for error in report.failed:
         print(f"torchseg-zoo: {type(error).__name__}: {error}", file=sys.stderr)
     if not report.failed:

@@ -9,7 +9,10 @@ from torchseg_zoo.cli._options import add_device
 __all__ = ["add_parser"]
 
 # Option → field of TrainConfig; everything else is reached by --set.
-_FIELDS = ("model", "data", "root", "out", "epochs", "batch_size", "lr", "workers", "seed")
+_FIELDS = (
+    "model", "data", "val_data", "root", "out", "epochs", "batch_size", "lr", "workers", "seed",
+    "device",
+)  # fmt: skip
 
 
 def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -23,6 +26,9 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     parser.add_argument("--recipe", metavar="NAME", help="settings of a published run")
     parser.add_argument("--model", metavar="MODEL[.TAG]", help="model to train or fine-tune")
     parser.add_argument("--data", help="list file, folder (CamVid's layout or others), or drawn")
+    parser.add_argument(
+        "--val-data", help="the same for validation; needed where --data is a list file"
+    )
     parser.add_argument("--root", help="folder that the paths in a list file start from")
     parser.add_argument("--out", help="folder for log and checkpoints")
     parser.add_argument("--epochs", type=int, help="passes over the training data")
@@ -48,7 +54,7 @@ def _run(options: argparse.Namespace) -> int:
         name: getattr(options, name) for name in _FIELDS if getattr(options, name) is not None
     }
     changes |= parse_settings(options.settings)
-    config = recipe(options.recipe, device=options.device, **changes)
+    config = recipe(options.recipe, **changes)
     result = train(config, resume=options.resume)
     print(f"best {result.best} (mIoU {result.miou_percent:.2f} % after epoch {result.epoch})")
     print(f"log  {result.log}")

@@ -62,21 +62,26 @@ class LabelSet:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON-able form; ``from_dict`` reads it back."""
-        return {
+        record: dict[str, Any] = {
             "name": self.name,
             "classes": list(self.classes),
             "palette": [list(color) for color in self.palette],
             "ignore_index": self.ignore_index,
         }
+        if self.raw_ids is not None:
+            record["raw_ids"] = {str(raw): train for raw, train in self.raw_ids.items()}
+        return record
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> LabelSet:
         """Reads the form written by ``to_dict``."""
+        raw_ids = record.get("raw_ids")
         return cls(
             name=str(record["name"]),
             classes=tuple(str(name) for name in record["classes"]),
             palette=tuple((int(r), int(g), int(b)) for r, g, b in record["palette"]),
             ignore_index=int(record.get("ignore_index", 255)),
+            raw_ids=raw_ids and {int(raw): int(train) for raw, train in raw_ids.items()},
         )
 
 

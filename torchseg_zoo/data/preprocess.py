@@ -45,7 +45,8 @@ class Preprocess:
     def array(self, image: np.ndarray) -> np.ndarray:
         """(H, W, C) uint8 → (H, W, C) float32, normalised; the size is unchanged."""
         scale, shift = self.scale_and_shift()
-        return image.astype(scale.dtype) * scale + shift
+        normalised: np.ndarray = image.astype(scale.dtype) * scale + shift
+        return normalised
 
     def scale_and_shift(self) -> tuple[np.ndarray, np.ndarray]:
         """The float32 (C,) pair with ``pixel * scale + shift`` equal to the normalisation."""

@@ -94,7 +94,8 @@ class Augmentation:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Returns (h, w, 3) uint8 and (h, w) uint8 of the crop's size; the sample needs labels."""
         assert sample.label is not None
-        plan = self.plan(sample.label.shape, random)  # type: ignore[arg-type]
+        height, width = sample.label.shape
+        plan = self.plan((height, width), random)
         image, label = sample.image, sample.label
         if plan.flip:
             image, label = mirror(image), mirror(label)
@@ -137,7 +138,8 @@ def resize_image(
     upper, lower = part[top - top[0]], part[bottom - top[0]]
     band = upper + (lower - upper) * down[:, None, None]
     near, far = band[:, left - first], band[:, right - first]
-    return (near + (far - near) * across[:, None] + 0.5).astype(np.uint8)
+    resized: np.ndarray = (near + (far - near) * across[:, None] + 0.5).astype(np.uint8)
+    return resized
 
 
 def resize_label(
@@ -147,7 +149,8 @@ def resize_label(
     rows, cols = _window(size, window)
     row_index = np.minimum(rows * label.shape[0] // size[0], label.shape[0] - 1)
     col_index = np.minimum(cols * label.shape[1] // size[1], label.shape[1] - 1)
-    return label[row_index[:, None], col_index]
+    resized: np.ndarray = label[row_index[:, None], col_index]
+    return resized
 
 
 def _window(size: Size, window: tuple[int, int, int, int] | None) -> tuple[np.ndarray, np.ndarray]:

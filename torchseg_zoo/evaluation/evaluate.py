@@ -25,7 +25,8 @@ def evaluate(model: SegmentationModel, dataset: Dataset, *, progress: bool = Tru
         progress: show a bar on stderr.
 
     Raises:
-        DataError: if the class counts differ, the set is empty, or a sample has no labels.
+        DataError: if the class counts differ, the set is empty, a sample has no labels, or no pixel
+            of all label maps has a class.
     """
     if dataset.labels.num_classes != model.num_classes:
         raise DataError(
@@ -35,7 +36,7 @@ def evaluate(model: SegmentationModel, dataset: Dataset, *, progress: bool = Tru
         )
     if len(dataset) == 0:
         raise DataError("the data set is empty", fix="check the list or folder")
-    matrix = ConfusionMatrix(model.num_classes)
+    matrix = ConfusionMatrix(model.num_classes, ignore_index=dataset.labels.ignore_index)
     device = next(model.parameters()).device
     was_training = model.training
     model.eval()
@@ -43,7 +44,9 @@ def evaluate(model: SegmentationModel, dataset: Dataset, *, progress: bool = Tru
         for index in tqdm(range(len(dataset)), desc="evaluate", disable=not progress, leave=False):
             sample = dataset[index]
             if sample.label is None:
-                raise DataError("this sample has no labels", where=sample.name)
+                raise DataError(
+                    "this sample has no labels", where=sample.name, fix="list image<TAB>label"
+                )
             image = sample.image
             if model.preprocess.resize is not None:
                 image = resize_image(image, model.preprocess.resize)
@@ -54,4 +57,9 @@ def evaluate(model: SegmentationModel, dataset: Dataset, *, progress: bool = Tru
             matrix.update(torch.from_numpy(sample.label).to(device), predicted[0])
     finally:
         model.train(was_training)
+    if not matrix.counts.any():
+        raise DataError(
+            f"no pixel of the {len(dataset)} label maps has a class",
+            fix="check the label files and what their values mean",
+        )
     return matrix.scores()

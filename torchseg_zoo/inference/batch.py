@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import glob
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,8 @@ from typing import Any
 from tqdm import tqdm
 
 from torchseg_zoo.data.image import list_images
-from torchseg_zoo.errors import DataError, ZooError
-from torchseg_zoo.files import make_folder
+from torchseg_zoo.errors import ArgumentError, DataError, ZooError
+from torchseg_zoo.files import make_folder, printable
 from torchseg_zoo.inference.predict import predict
 from torchseg_zoo.models.base import SegmentationModel
 
@@ -66,9 +66,10 @@ def find_pictures(inputs: Iterable[str | Path]) -> list[Path]:
         if path.is_dir():
             found = list_images(path)
         elif glob.has_magic(text) and not path.exists():
-            found = sorted(Path(match) for match in glob.glob(text, recursive=True))  # noqa: PTH207
+            matches = map(Path, glob.glob(text, recursive=True))  # noqa: PTH207
+            found = sorted(match for match in matches if not match.is_dir())
             if not found:
-                raise DataError("nothing matches", where=text, fix="check the pattern")
+                raise DataError("nothing matches", where=printable(text), fix="check the pattern")
         else:
             found = [path]
         pictures |= dict.fromkeys(found)
@@ -86,7 +87,8 @@ def predict_files(
 ) -> BatchReport:
     """Labels pictures and writes ``<name>_overlay.png`` for each.
 
-    A picture that cannot be read does not stop the others.
+    A picture that cannot be read does not stop the others. Pictures of the same name keep their
+    endings, and numbers beyond that, so that no result overwrites another.
 
     Args:
         model: the model.
@@ -97,27 +99,65 @@ def predict_files(
         progress: show a bar on stderr.
 
     Raises:
+        ArgumentError: if ``out`` is a file name for several pictures, or a result would replace a
+            picture.
         DataError: if the folder cannot be written to.
     """
     out = Path(out)
-    to_file = len(pictures) == 1 and out.suffix.lower() == ".png" and not out.is_dir()
+    to_file = out.suffix.lower() == ".png" and not out.is_dir()
+    if to_file and len(pictures) != 1:
+        raise ArgumentError(
+            f"one file name for {len(pictures)} pictures", where=printable(out), fix="give a folder"
+        )
     folder = make_folder(out.parent if to_file else out)
-    repeated = Counter(picture.stem for picture in pictures)
+    names = _result_names(pictures)
+    kinds = ["overlay"] + ["labels"] * labels + ["confidence"] * confidence
+    targets = [{kind: folder / f"{name}_{kind}.png" for kind in kinds} for name in names]
+    if to_file:
+        targets[0]["overlay"] = out
+    _refuse_to_overwrite(pictures, targets)
     done, failed = [], []
-    for picture in tqdm(pictures, desc="predict", disable=not progress):
-        # Of a.jpg and a.png neither may overwrite the other's result.
-        stem = picture.stem if repeated[picture.stem] == 1 else picture.name
-        overlay = out if to_file else folder / f"{stem}_overlay.png"
+    for picture, target in zip(
+        tqdm(pictures, desc="predict", disable=not progress), targets, strict=True
+    ):
         try:
             prediction = predict(model, picture)
-            files = [prediction.save(overlay)]
+            files = [prediction.save(target["overlay"])]
             if labels:
-                files.append(prediction.save_labels(folder / f"{stem}_labels.png"))
+                files.append(prediction.save_labels(target["labels"]))
             if confidence:
-                files.append(prediction.save_confidence(folder / f"{stem}_confidence.png"))
+                files.append(prediction.save_confidence(target["confidence"]))
             done.append(Labelled(picture, tuple(files), prediction.to_dict()))
         except ZooError as error:
             if error.where is None:
-                error.where = str(picture)
+                error.where = printable(picture)
             failed.append(error)
     return BatchReport(tuple(done), tuple(failed))
+
+
+def _result_names(pictures: Sequence[Path]) -> list[str]:
+    """One name per picture, no two the same: without ending, or with it, or with a number."""
+    stems = Counter(picture.stem for picture in pictures)
+    names: list[str] = []
+    taken = {stem for stem, count in stems.items() if count == 1}
+    for picture in pictures:
+        name = picture.stem
+        if stems[name] > 1:
+            name, number = picture.name, 2
+            while name in taken:
+                name, number = f"{picture.name}-{number}", number + 1
+            taken.add(name)
+        names.append(name)
+    return names
+
+
+def _refuse_to_overwrite(pictures: Sequence[Path], targets: Sequence[Mapping[str, Path]]) -> None:
+    sources = {picture.resolve() for picture in pictures}
+    for target in targets:
+        for file in target.values():
+            if file.resolve() in sources:
+                raise ArgumentError(
+                    "the result would replace this picture",
+                    where=printable(file),
+                    fix="choose another folder or name for the results",
+                )

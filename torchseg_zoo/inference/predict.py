@@ -25,8 +25,8 @@ def predict(model: SegmentationModel, image: object) -> Prediction:
 
     Args:
         model: a model of this package.
-        image: path; PIL image; numpy array (H, W), (H, W, 3) or (H, W, 4), uint8, uint16 or float in
-            0..1; or tensor (3, H, W), uint8 or float in 0..1. RGB.
+        image: path; PIL image; numpy array (H, W), (H, W, 3) or (H, W, 4), uint8, uint16 or float
+            in 0..1; or tensor (3, H, W), uint8 or float in 0..1. RGB.
 
     Returns:
         Labels at the picture's size, whatever its sides.

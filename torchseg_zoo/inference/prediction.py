@@ -37,7 +37,7 @@ class Prediction:
 
     @cached_property
     def confidence(self) -> np.ndarray:
-        """(H, W) float32 in 0..1: probability of the chosen class, computed when first asked for."""
+        """(H, W) float32 in 0..1: probability of the chosen class; computed at first use."""
         return self._confidence()
 
     @property
@@ -47,7 +47,7 @@ class Prediction:
 
     @cached_property
     def shares(self) -> dict[str, float]:
-        """Class name → share of the picture's pixels in 0..1, for the classes present, largest first."""
+        """Class name → share of the pixels in 0..1; classes present only, largest first."""
         counts = np.bincount(self.labels.ravel(), minlength=self.label_set.num_classes)
         order = np.argsort(-counts, kind="stable")
         return {

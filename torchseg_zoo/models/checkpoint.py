@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,8 @@ from torch import Tensor
 
 from torchseg_zoo.data.labels import LabelSet
 from torchseg_zoo.data.preprocess import Preprocess
-from torchseg_zoo.errors import ArgumentError, CheckpointFormatError
-from torchseg_zoo.models.base import SegmentationModel, family
+from torchseg_zoo.errors import ArgumentError, CheckpointFormatError, ZooError
+from torchseg_zoo.models.base import ModelConfig, SegmentationModel, family
 from torchseg_zoo.weights.convert import convert
 from torchseg_zoo.weights.load import build_loaded, read_meta, read_tensors
 from torchseg_zoo.weights.save import write_tensors
@@ -77,7 +76,7 @@ def model_from_meta(
         config = cls.config_class.from_dict(meta["config"])
         preprocess = Preprocess.from_dict(meta["preprocess"])
         labels = LabelSet.from_dict(meta["labels"])
-    except (KeyError, TypeError, ValueError, IndexError) as error:
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         raise CheckpointFormatError(
             "its header does not describe a model",
             where=where,
@@ -94,9 +93,12 @@ def model_from_meta(
     ]
     if problems:
         raise CheckpointFormatError(
-            "its header contradicts itself", where=where, why="; ".join(problems)
+            "its header contradicts itself",
+            where=where,
+            why="; ".join(problems),
+            fix="load files written by save_model() or train()",
         )
-    model = build_loaded(lambda: cls(config), tensors, where=where)
+    model = _built(cls, config, tensors, where)
     model.preprocess = preprocess
     model.labels = labels
     return model.eval()
@@ -119,11 +121,28 @@ def model_from_state_dict(
         The model in evaluation mode, around the given tensors (they are not copied).
 
     Raises:
-        CheckpointFormatError: if the layout is not known, a key is unknown, or a tensor is missing or
-            of another shape.
+        CheckpointFormatError: if the layout is not known, a key is unknown, or a tensor is missing
+            or of another shape.
     """
     converted = convert(state_dict, layout=layout)
     cls = family(converted.family)
     model_config = cls.config_class.from_dict({**converted.config, **(config or {})})
     where = f"{converted.layout} checkpoint"
-    return build_loaded(lambda: cls(model_config), converted.tensors, where=where).eval()
+    return _built(cls, model_config, converted.tensors, where).eval()
+
+
+def _built(
+    cls: type[SegmentationModel], config: ModelConfig, tensors: Mapping[str, Tensor], where: str
+) -> SegmentationModel:
+    try:
+        return build_loaded(lambda: cls(config), tensors, where=where)
+    except ZooError:
+        raise
+    except (TypeError, ValueError, AttributeError, RuntimeError, ArithmeticError) as error:
+        # The configuration comes from a file: its numbers may be of any kind and size.
+        raise CheckpointFormatError(
+            f"no {cls.__name__} can be built from its configuration",
+            where=where,
+            why=f"{type(error).__name__}: {error}",
+            fix="load files written by save_model() or train()",
+        ) from error

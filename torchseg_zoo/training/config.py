@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import difflib
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -23,9 +24,10 @@ class TrainConfig:
     Args:
         model: name for ``create_model``, with or without a checkpoint tag.
         data: list file, folder or ``"drawn"``; see ``open_dataset``.
+        val_data: where validation samples come from; ``None`` for the ``val`` split of ``data``.
         out: folder for the log and the checkpoints.
         root: folder that the paths in a list file start from.
-        num_classes: K; ``None`` takes the data set's.
+        num_classes: K; ``None`` takes the data set's or the checkpoint's own.
         pretrained_backbone: start from ImageNet weights.
         epochs: passes over the training data.
         batch_size: samples per step.
@@ -62,6 +64,7 @@ class TrainConfig:
 
     model: str = "bisenet_x39"
     data: str = "drawn"
+    val_data: str | None = None
     out: str = "runs/train"
     root: str | None = None
     num_classes: int | None = None
@@ -118,6 +121,11 @@ class TrainConfig:
             return isinstance(value, int | float) and 0 < value < math.inf
 
         checks = {
+            "num_classes": (
+                self.num_classes is None
+                or (at_least(1, self.num_classes) and self.num_classes <= 255),
+                "a whole number from 1 to 255",
+            ),
             "epochs": (at_least(1, self.epochs), "a whole number of at least 1"),
             "batch_size": (at_least(1, self.batch_size), "a whole number of at least 1"),
             "eval_every": (at_least(1, self.eval_every), "a whole number of at least 1"),
@@ -133,6 +141,14 @@ class TrainConfig:
             "scales": (
                 numbers(self.scales) and len(self.scales) > 0 and min(self.scales) > 0,
                 "one or more positive factors, as 0.75,1.5",
+            ),
+            "head_modules": (
+                self.head_modules is None
+                or (
+                    isinstance(self.head_modules, tuple)
+                    and all(isinstance(name, str) for name in self.head_modules)
+                ),
+                "names with commas, as head,ffm or head,",
             ),
             "lr": (positive(self.lr), "a positive number"),
             "head_lr_multiplier": (positive(self.head_lr_multiplier), "a positive number"),
@@ -173,17 +189,23 @@ class TrainConfig:
         """
         known = {field.name for field in dataclasses.fields(cls)}
         if unknown := sorted(set(record) - known):
-            raise ArgumentError(f"unknown settings: {', '.join(unknown)}", where="TrainConfig")
-        return cls(
-            **{
-                key: tuple(value) if isinstance(value, list) else value
-                for key, value in record.items()
-            }
-        )
+            near = difflib.get_close_matches(unknown[0], known, n=1)
+            raise ArgumentError(
+                f"unknown settings: {', '.join(unknown)}",
+                where="TrainConfig",
+                fix=f"did you mean {near[0]}?" if near else f"known are {', '.join(sorted(known))}",
+            )
+        values: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in record.items()
+        }
+        return cls(**values)
 
 
 def parse_settings(texts: Sequence[str]) -> dict[str, Any]:
-    """Reads ``NAME=VALUE`` texts as Python literals: ``lr=0.01``, ``crop=256,256``, ``mix=drawn``.
+    """Reads ``NAME=VALUE`` texts: ``lr=0.01``, ``crop=256,256``, ``mix=drawn``.
+
+    Values are Python literals, words, or words with commas between them, as
+    ``head_modules=head,ffm``.
 
     Raises:
         ArgumentError: if a text has no ``=``.
@@ -192,9 +214,12 @@ def parse_settings(texts: Sequence[str]) -> dict[str, Any]:
     for text in texts:
         name, equals, value = text.partition("=")
         if not equals:
-            raise ArgumentError(f"{text!r} is not NAME=VALUE", where="--set")
+            raise ArgumentError(
+                f"{text!r} is not NAME=VALUE", where="--set", fix="write it as --set crop=256,256"
+            )
         try:
             settings[name.strip()] = ast.literal_eval(value.strip())
         except (ValueError, SyntaxError):
-            settings[name.strip()] = value.strip()  # a plain word
+            words = [word.strip() for word in value.split(",")]
+            settings[name.strip()] = tuple(filter(None, words)) if len(words) > 1 else words[0]
     return settings

@@ -30,8 +30,9 @@ from torchseg_zoo.registry import create_model
 from torchseg_zoo.training.config import TrainConfig
 from torchseg_zoo.training.losses import Criterion, cross_entropy, ohem_cross_entropy, total_loss
 from torchseg_zoo.training.optim import learning_rate, make_optimizer
-from torchseg_zoo.training.samples import EpochBatches, TrainingSamples, make_loader
+from torchseg_zoo.training.samples import BatchLoader, EpochBatches, TrainingSamples
 from torchseg_zoo.training.state import Progress, load_state, save_state
+from torchseg_zoo.weights import manifest
 
 __all__ = ["TrainResult", "train"]
 
@@ -70,7 +71,7 @@ def train(
     Args:
         config: all settings.
         train_set: labelled samples; opened from ``config.data`` without it.
-        val_set: labelled samples; opened from ``config.data`` without it.
+        val_set: labelled samples; opened from ``config.val_data`` or ``config.data`` without it.
         resume: go on from ``last.safetensors`` in ``config.out`` if it is there.
         progress: show bars on stderr.
 
@@ -88,16 +89,17 @@ def train(
             fix="resume it with resume=True (--resume), or choose another folder",
         )
 
-    labels = generic_labels(config.num_classes or 19)
-    open_split = functools.partial(open_dataset, config.data, labels=labels, root=config.root)
-    train_set = train_set or open_split("train")
-    val_set = val_set or open_split("val")
+    labels = _labels(config)
+    if train_set is None:
+        train_set = open_dataset(config.data, "train", labels, root=config.root)
+    if val_set is None:
+        val_set = _open_validation(config, labels)
     mix = open_dataset(config.mix, "train", labels) if config.mix else None
     _check_sets(config, train_set, val_set, mix)
 
     torch.manual_seed(config.seed)
     device = find_device(config.device)
-    model = _build_model(config, train_set.labels).to(device, memory_format=torch.channels_last)
+    model = _build_model(config, train_set.labels).to(device).to(memory_format=torch.channels_last)
     averaged = copy.deepcopy(model).requires_grad_(False) if config.ema else None
     optimizer = make_optimizer(model, config)
     state = Progress()
@@ -112,7 +114,7 @@ def train(
             where=config.data,
             fix="use a smaller batch_size",
         )
-    loader = make_loader(samples, batches, config.workers)
+    loader = BatchLoader(samples, batches, config.workers)
     criterion = _criterion(config, train_set, device)
     normalise = _Normalise(model.preprocess, device)
     steps = config.epochs * len(batches)
@@ -146,7 +148,7 @@ def train(
                     fix="lower lr, or look at these samples; the last epoch's state is kept",
                 )
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             if averaged is not None:
                 _update_average(averaged, model, config.ema, step)
@@ -187,6 +189,25 @@ class _Normalise:
         return (pixels * self._scale + self._shift).permute(0, 3, 1, 2)
 
 
+def _labels(config: TrainConfig) -> LabelSet | None:
+    """What label values in files mean: as many classes as asked for, or the checkpoint's."""
+    model, _, tag = config.model.partition(".")
+    released = manifest.find(model, tag).labels if tag else None
+    if config.num_classes is None or (released and released.num_classes == config.num_classes):
+        return released
+    return generic_labels(config.num_classes)
+
+
+def _open_validation(config: TrainConfig, labels: LabelSet | None) -> Dataset:
+    if config.val_data is None and Path(config.data).is_file():
+        raise ArgumentError(
+            "a list file is one split, and the score needs another",
+            where=config.data,
+            fix="name the validation list with val_data (--val-data)",
+        )
+    return open_dataset(config.val_data or config.data, "val", labels, root=config.root)
+
+
 def _check_sets(
     config: TrainConfig, train_set: Dataset, val_set: Dataset, mix: Dataset | None
 ) -> None:
@@ -194,13 +215,23 @@ def _check_sets(
         if dataset is None:
             continue
         if len(dataset) == 0:
-            raise DataError(f"the {name} set is empty", where=config.data)
+            raise DataError(
+                f"the {name} set is empty", where=config.data, fix="check the list or folder"
+            )
         classes = dataset.labels.num_classes
+        if dataset.labels.ignore_index != train_set.labels.ignore_index:
+            raise DataError(
+                f"the {name} set ignores {dataset.labels.ignore_index}, "
+                f"the training set {train_set.labels.ignore_index}",
+                where=config.data,
+                fix="give both label sets the same ignore_index",
+            )
         if classes != train_set.labels.num_classes:
             raise DataError(
                 f"the {name} set has {classes} classes, "
                 f"the training set {train_set.labels.num_classes}",
                 where=config.data,
+                fix="train, validate and mix with the same classes",
             )
         if config.num_classes not in (None, classes):
             raise DataError(
@@ -240,6 +271,7 @@ def _class_weights(config: TrainConfig, train_set: Dataset) -> Tensor:
             raise ArgumentError(
                 f"{len(config.class_weights)} class weights for {classes} classes",
                 where="class_weights",
+                fix="give one number per class, or 'balanced'",
             )
         return torch.tensor(config.class_weights)
     counts = np.zeros(256, np.int64)

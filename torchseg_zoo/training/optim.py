@@ -22,7 +22,7 @@ def parameter_groups(
     head_lr_multiplier: float = 1.0,
     head_modules: tuple[str, ...] | None = None,
 ) -> list[dict[str, Any]]:
-    """Two groups per top-level module, as TorchSeg makes them: weights with decay, the rest without.
+    """Two groups per top-level module, as TorchSeg makes them: weights with decay, and the rest.
 
     Args:
         model: the model; parameters that need no gradient are left out.
@@ -63,7 +63,8 @@ def parameter_groups(
 
 
 def _split(module: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    decayed, plain = [], []
+    decayed: list[nn.Parameter] = []
+    plain: list[nn.Parameter] = []
     for owner in module.modules():
         for name, parameter in owner.named_parameters(recurse=False):
             if not parameter.requires_grad:

@@ -44,7 +44,7 @@ def bisenet_x39_camvid() -> TrainConfig:
 RECIPES: dict[str, Callable[[], TrainConfig]] = {"bisenet_x39.camvid": bisenet_x39_camvid}
 
 
-def recipe(name: str | None = None, **changes: Any) -> TrainConfig:
+def recipe(name: str | None = None, /, **changes: Any) -> TrainConfig:
     """The named run's settings, or the defaults, with changes.
 
     Args:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,14 +13,15 @@ from torch.utils.data import Dataset as TorchDataset
 from torchseg_zoo.data.label_map import check_label_values
 from torchseg_zoo.data.sample import Dataset, Sample
 from torchseg_zoo.data.transforms import Augmentation, generator, subsample
-from torchseg_zoo.errors import DataError
+from torchseg_zoo.errors import DataError, ZooError
 from torchseg_zoo.training.config import TrainConfig
 
-__all__ = ["EpochBatches", "TrainingSamples", "epoch_order", "make_loader"]
+__all__ = ["BatchLoader", "EpochBatches", "TrainingSamples", "epoch_order"]
 
 _ORDER = 2**32 - 1  # position that stands for "the order itself"; no epoch is that long
 Key = tuple[int, int, int, int]  # epoch, position in it, data set (0 main, 1 mix), index in that
-_Loader = DataLoader[tuple[Tensor, Tensor, list[str]]]
+TrainingSample = tuple[Tensor, Tensor, str]
+Batch = tuple[Tensor, Tensor, list[str]]
 
 
 def epoch_order(main: int, mix: int, mix_share: float, *, seed: int, epoch: int) -> list[Key]:
@@ -40,7 +40,7 @@ def epoch_order(main: int, mix: int, mix_share: float, *, seed: int, epoch: int)
     return [(epoch, position, *picked[place]) for position, place in enumerate(order)]
 
 
-class TrainingSamples(TorchDataset[tuple[Tensor, Tensor, str]]):
+class TrainingSamples:
     """Reads and augments one sample per key of ``epoch_order``.
 
     Args:
@@ -74,12 +74,13 @@ class TrainingSamples(TorchDataset[tuple[Tensor, Tensor, str]]):
             raise DataError(
                 "this sample has no labels", where=sample.name, fix="training needs image<TAB>label"
             )
-        _check_range(sample, dataset)
+        # Files are checked when they are read; a data set of the user's own is not.
+        check_label_values(sample.label, dataset.labels, where=sample.name)
         if self._config.cache:
             self._cache[which, index] = sample
         return sample
 
-    def __getitem__(self, key: Any) -> tuple[Tensor, Tensor, str]:
+    def __getitem__(self, key: Key) -> TrainingSample:
         """Image (h, w, 3) uint8, label (h', w') uint8, and the sample's name."""
         epoch, position, which, index = key
         sample = self._read(which, index)
@@ -92,11 +93,6 @@ class TrainingSamples(TorchDataset[tuple[Tensor, Tensor, str]]):
             torch.from_numpy(np.ascontiguousarray(label)),
             sample.name,
         )
-
-
-def _check_range(sample: Sample, dataset: Dataset) -> None:
-    assert sample.label is not None
-    check_label_values(sample.label, dataset.labels, where=sample.name)
 
 
 class EpochBatches:
@@ -130,12 +126,55 @@ class EpochBatches:
         )
 
 
-def make_loader(samples: TrainingSamples, batches: EpochBatches, workers: int) -> _Loader:
-    """Loads ``batches`` in this process or in ``workers`` others, which live as long as the loader."""
-    return DataLoader(
-        samples,
-        batch_sampler=batches,  # type: ignore[arg-type]
-        num_workers=workers,
-        prefetch_factor=4 if workers else None,
-        persistent_workers=workers > 0,
-    )
+class BatchLoader:
+    """Loads batches in this process, or in others that live as long as the loader.
+
+    Args:
+        samples: reads and augments.
+        batches: which samples make a batch.
+        workers: number of other processes; 0 for none.
+    """
+
+    def __init__(self, samples: TrainingSamples, batches: EpochBatches, workers: int) -> None:
+        self._loader = DataLoader(
+            _Guarded(samples),
+            batch_sampler=batches,
+            num_workers=workers,
+            prefetch_factor=4 if workers else None,
+            persistent_workers=workers > 0,
+            collate_fn=_collate,
+        )
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Images (N, h, w, 3) uint8, labels (N, h', w') uint8, and names.
+
+        Raises:
+            DataError: if a sample cannot be used; the same one whether workers are used or not.
+        """
+        for batch in self._loader:
+            if isinstance(batch, ZooError):
+                raise batch
+            yield batch
+
+
+class _Guarded(TorchDataset[TrainingSample | ZooError]):
+    """Hands our errors on as values: DataLoader would turn them into tracebacks as text."""
+
+    def __init__(self, samples: TrainingSamples) -> None:
+        self._samples = samples
+
+    def __getitem__(self, key: Key) -> TrainingSample | ZooError:
+        try:
+            return self._samples[key]
+        except ZooError as error:
+            return error
+
+
+def _collate(items: list[TrainingSample | ZooError]) -> Batch | ZooError:
+    samples: list[TrainingSample] = []
+    for item in items:
+        if isinstance(item, ZooError):
+            return item
+        samples.append(item)
+    images, labels, names = zip(*samples, strict=True)
+    return torch.stack(images), torch.stack(labels), list(names)

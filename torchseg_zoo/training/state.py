@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from torchseg_zoo.errors import CheckpointFormatError, ResumeError
 from torchseg_zoo.training.config import TrainConfig
-from torchseg_zoo.weights.load import assign, read_meta, read_tensors
+from torchseg_zoo.weights.load import check_fits, read_meta, read_tensors
 from torchseg_zoo.weights.save import write_tensors
 
 __all__ = ["Progress", "load_state", "save_state"]
@@ -70,13 +70,13 @@ def load_state(
         meta = read_meta(path)
         tensors = read_tensors(path, mapped=False)
         _check_settings(meta["config"], config, path)
-        assign(model, _part(tensors, "model."), where=str(path))
+        _copy(_part(tensors, "model."), model, path)
         if averaged is not None:
-            assign(averaged, _part(tensors, "average."), where=str(path))
+            _copy(_part(tensors, "average."), averaged, path)
         _restore_optimizer(optimizer, _part(tensors, "optimizer."))
         torch.set_rng_state(tensors["rng"])
         return Progress(**meta["progress"])
-    except (CheckpointFormatError, KeyError, TypeError, ValueError) as error:
+    except (CheckpointFormatError, KeyError, RuntimeError, TypeError, ValueError) as error:
         if isinstance(error, ResumeError):
             raise
         raise ResumeError(
@@ -85,6 +85,12 @@ def load_state(
             why=f"{type(error).__name__}: {error}",
             fix="start again in another folder with out=",
         ) from error
+
+
+def _copy(tensors: dict[str, Tensor], model: nn.Module, path: Path) -> None:
+    """Fills the model's own tensors: the optimizer holds them, and their memory format stays."""
+    check_fits(model, tensors, where=str(path))
+    model.load_state_dict(tensors, strict=True)
 
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -12,10 +12,18 @@ import torch
 from torch import Tensor, nn
 
 from torchseg_zoo.errors import CheckpointFormatError
+from torchseg_zoo.files import open_regular, printable
 from torchseg_zoo.weights.manifest import Checkpoint
 from torchseg_zoo.weights.save import FORMAT
 
-__all__ = ["assign", "build_loaded", "checkpoint_file", "read_meta", "read_tensors"]
+__all__ = [
+    "assign",
+    "build_loaded",
+    "check_fits",
+    "checkpoint_file",
+    "read_meta",
+    "read_tensors",
+]
 
 _Model = TypeVar("_Model", bound=nn.Module)
 _SHOWN = 5
@@ -68,14 +76,18 @@ def read_tensors(path: Path, *, mapped: bool) -> dict[str, Tensor]:
     import safetensors
     from safetensors import torch as safetensors_torch
 
-    try:
-        if mapped:
-            return safetensors_torch.load_file(path)
-        return safetensors_torch.load(path.read_bytes())
-    except (OSError, safetensors.SafetensorError, KeyError, ValueError) as error:
-        raise CheckpointFormatError(
-            "not a readable safetensors file", where=path, why=f"{type(error).__name__}: {error}"
-        ) from error
+    with open_regular(path, error=CheckpointFormatError) as stream:
+        try:
+            if mapped:
+                return safetensors_torch.load_file(path)
+            return safetensors_torch.load(stream.read())
+        except (OSError, safetensors.SafetensorError, KeyError, ValueError) as error:
+            raise CheckpointFormatError(
+                "not a readable safetensors file",
+                where=printable(path),
+                why=f"{type(error).__name__}: {error}",
+                fix="fetch or save it again; files of other projects need converting first",
+            ) from error
 
 
 def read_meta(path: Path) -> dict[str, Any]:
@@ -89,7 +101,7 @@ def read_meta(path: Path) -> dict[str, Any]:
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             record = json.loads((file.metadata() or {})[FORMAT])
-    except (OSError, safetensors.SafetensorError, KeyError, ValueError) as error:
+    except (OSError, safetensors.SafetensorError, KeyError, ValueError, RecursionError) as error:
         raise CheckpointFormatError(
             "not a checkpoint of this package",
             where=path,
@@ -132,6 +144,19 @@ def assign(model: nn.Module, tensors: Mapping[str, Tensor], *, where: str) -> No
     Raises:
         CheckpointFormatError: if names or shapes differ; the model is unchanged then.
     """
+    check_fits(model, tensors, where=where)
+    model.load_state_dict(tensors, strict=True, assign=True)
+    # Assigned tensors do not require gradients, as buffers should not and parameters should.
+    for parameter in model.parameters():
+        parameter.requires_grad_(parameter.is_floating_point())
+
+
+def check_fits(model: nn.Module, tensors: Mapping[str, Tensor], *, where: str) -> None:
+    """Checks that ``tensors`` are a model's whole state, no more and no less.
+
+    Raises:
+        CheckpointFormatError: if names or shapes differ; lists at most five of each kind.
+    """
     expected = model.state_dict()
     misfit = _Misfit(
         missing=[name for name in expected if name not in tensors],
@@ -149,7 +174,3 @@ def assign(model: nn.Module, tensors: Mapping[str, Tensor], *, where: str) -> No
             why=problems,
             fix="load it with the model and options it was saved from",
         )
-    model.load_state_dict(tensors, strict=True, assign=True)
-    # Assigned tensors do not require gradients, as buffers should not and parameters should.
-    for parameter in model.parameters():
-        parameter.requires_grad_(parameter.is_floating_point())

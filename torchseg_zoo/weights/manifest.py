@@ -1,4 +1,4 @@
-"""The declared checkpoints. ``weights_manifest.json`` is the only place where a weight is declared."""
+"""The declared checkpoints; ``weights_manifest.json`` is the only place where one is declared."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ class Source:
     """Where the bytes of a checkpoint are.
 
     Args:
-        kind: ``embedded`` (a file name inside the package), ``hf``, ``https``, ``gdrive`` or ``file``.
+        kind: ``embedded`` (a file name inside the package), ``hf``, ``https``, ``gdrive`` or
+            ``file``.
         location: file name, URL or id, as the kind asks.
     """
 
@@ -119,23 +120,39 @@ class Checkpoint:
                     "metrics": tuple(Metric(**metric) for metric in record.get("metrics", ())),
                 }
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise CheckpointFormatError(
                 "bad manifest entry", where=where, why=f"{type(error).__name__}: {error}"
             ) from error
-        problems = [f"source kind {s.kind!r}" for s in entry.sources if s.kind not in SOURCE_KINDS]
-        if entry.status not in STATUSES:
-            problems.append(f"status {entry.status!r}")
-        if len(entry.sha256) not in (0, 8, 64):
-            problems.append(f"sha256 of {len(entry.sha256)} digits")
-        if entry.config.get("num_classes") != entry.labels.num_classes:
-            problems.append(
-                f"{entry.config.get('num_classes')} classes in the model, "
-                f"{entry.labels.num_classes} in the labels"
-            )
-        if problems:
+        if problems := entry._wrong_types() or entry._wrong_values():
             raise CheckpointFormatError("bad manifest entry", where=where, why=", ".join(problems))
         return entry
+
+    def _wrong_types(self) -> list[str]:
+        kinds: dict[str, Any] = dict.fromkeys(
+            ("model", "tag", "sha256", "layout", "origin", "status"), str
+        )
+        kinds |= dict.fromkeys(("config", "licenses", "recipe"), Mapping)
+        kinds["size_bytes"] = int | None
+        values = {name: getattr(self, name) for name in kinds}
+        return [
+            f"{name} is {values[name]!r}"
+            for name, kind in kinds.items()
+            if not isinstance(values[name], kind)
+        ]
+
+    def _wrong_values(self) -> list[str]:
+        problems = [f"source kind {s.kind!r}" for s in self.sources if s.kind not in SOURCE_KINDS]
+        if self.status not in STATUSES:
+            problems.append(f"status {self.status!r}")
+        if len(self.sha256) not in (0, 8, 64):
+            problems.append(f"sha256 of {len(self.sha256)} digits")
+        if self.config.get("num_classes") != self.labels.num_classes:
+            problems.append(
+                f"{self.config.get('num_classes')} classes in the model, "
+                f"{self.labels.num_classes} in the labels"
+            )
+        return problems
 
 
 def manifest_path() -> Path:
@@ -163,7 +180,7 @@ def read(path: Path) -> dict[str, Checkpoint]:
             name: LabelSet.from_dict({"name": name, **labels})
             for name, labels in record["label_sets"].items()
         }
-        entries = record["checkpoints"]
+        entries = list(record["checkpoints"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointFormatError(
             "the weights manifest cannot be read",
@@ -201,7 +218,7 @@ def find(model: str, tag: str) -> Checkpoint:
     tags = [entry.tag for entry in list_checkpoints(model)]
     near = difflib.get_close_matches(tag, tags, n=1)
     if not tags:
-        fix = "no checkpoint of this model is released yet; build it with pretrained=None and train it"
+        fix = "no checkpoint of this model is released; build it with pretrained=None and train it"
     else:
         fix = (f"did you mean {near[0]!r}? " if near else "") + f"available: {', '.join(tags)}"
     raise UnknownCheckpointError(f"{model} has no {tag!r}", where="pretrained", fix=fix)

@@ -11,7 +11,7 @@ from torchseg_zoo.data.label_map import check_label_values, read_label, to_train
 from torchseg_zoo.data.labels import CAMVID, LabelSet
 from torchseg_zoo.data.sample import Sample
 from torchseg_zoo.errors import DataError
-from torchseg_zoo.files import printable
+from torchseg_zoo.files import open_regular, printable
 
 __all__ = ["FileDataset", "camvid", "folder", "list_file"]
 
@@ -67,18 +67,20 @@ def list_file(path: str | Path, labels: LabelSet, *, root: str | Path | None = N
     """
     path = Path(path)
     base = path.parent if root is None else Path(root)
+    with open_regular(path) as stream:
+        content = stream.read()
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeError) as error:
+        text = content.decode("utf-8-sig")
+    except UnicodeError as error:
         raise DataError(
-            "the list cannot be read",
+            "the list is not UTF-8 text",
             where=path,
-            why=f"{type(error).__name__}: {error}",
+            why=str(error),
             fix="give a UTF-8 text file with image<TAB>label on each line",
         ) from error
     pairs: list[tuple[Path, Path | None]] = []
     columns = 0
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         fields = [part.strip() for part in line.split("\t")]
@@ -142,7 +144,8 @@ def camvid(root: str | Path, split: str = "val") -> FileDataset:
     """
     root = Path(root)
     listing = root / f"{split}.txt"
-    if listing.is_file() and "\t" in listing.read_text(encoding="utf-8")[:4096]:
+    # The tutorial's own lists separate by a space and start from another root.
+    if listing.is_file() and b"\t" in listing.read_bytes():
         return list_file(listing, CAMVID)
     if not (root / split).is_dir():
         raise DataError(
