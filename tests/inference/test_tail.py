@@ -1,0 +1,88 @@
+"""``inference.tail``: labels and confidence in bands equal those of full-size logits."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from torchseg_zoo.inference import tail
+
+SIZES = [
+    ((4, 6), (32, 48)),
+    ((5, 7), (37, 53)),
+    ((1, 1), (1, 1)),
+    ((1, 1), (9, 5)),
+    ((1, 50), (1, 400)),
+    ((6, 4), (1, 1)),
+    ((9, 8), (5, 3)),
+    ((12, 12), (12, 12)),
+    ((2, 3), (1, 17)),
+]
+
+
+def logits_of(count: int, classes: int, size: tuple[int, int], seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return 4 * torch.randn(count, classes, *size, generator=generator)
+
+
+def resized(logits: Tensor, size: tuple[int, int], align_corners: bool) -> Tensor:
+    return F.interpolate(logits, size, mode="bilinear", align_corners=align_corners)
+
+
+def assert_same_but_for_ties(labels: Tensor, full: Tensor) -> None:
+    """Where our class is not the largest, its logit must be as large but for rounding."""
+    chosen = full.gather(1, labels[:, None].long())[:, 0]
+    assert (full.amax(1) - chosen).max() < 2e-5
+    assert (labels != full.argmax(1)).sum() <= 1 + labels.numel() // 10_000
+
+
+@pytest.mark.parametrize("align_corners", [True, False])
+@pytest.mark.parametrize(("source", "target"), SIZES)
+@pytest.mark.parametrize("classes", [2, 19, 150])
+def test_labels_are_the_argmax_of_a_resize(
+    source: tuple[int, int], target: tuple[int, int], classes: int, align_corners: bool
+) -> None:
+    logits = logits_of(2, classes, source)
+    labels = tail.label_map(logits, target, align_corners=align_corners)
+    assert labels.shape == (2, *target) and labels.dtype == torch.uint8
+    assert_same_but_for_ties(labels, resized(logits, target, align_corners))
+
+
+@pytest.mark.parametrize("align_corners", [True, False])
+@pytest.mark.parametrize(("source", "target"), SIZES)
+def test_confidence_is_the_largest_softmax(
+    source: tuple[int, int], target: tuple[int, int], align_corners: bool
+) -> None:
+    logits = logits_of(2, 11, source, seed=1)
+    got = tail.confidence(logits, target, align_corners=align_corners)
+    want = resized(logits, target, align_corners).softmax(1).amax(1)
+    assert got.shape == (2, *target) and got.dtype == torch.float32
+    torch.testing.assert_close(got, want, atol=2e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("elements", [1, 1000, 2**18])
+def test_the_band_does_not_matter(monkeypatch: pytest.MonkeyPatch, elements: int) -> None:
+    logits = logits_of(1, 7, (9, 11))
+    want = tail.label_map(logits, (70, 90), align_corners=True)
+    monkeypatch.setattr(tail, "_BAND_ELEMENTS", elements)
+    assert torch.equal(tail.label_map(logits, (70, 90), align_corners=True), want)
+
+
+def test_half_precision_and_other_memory_formats() -> None:
+    logits = logits_of(2, 5, (6, 7)).bfloat16()
+    want = tail.label_map(logits.float(), (30, 31), align_corners=False)
+    strided = logits.to(memory_format=torch.channels_last)
+    assert torch.equal(tail.label_map(strided, (30, 31), align_corners=False), want)
+
+
+def test_one_class_is_certain_everywhere() -> None:
+    logits = logits_of(1, 1, (3, 3))
+    assert (tail.label_map(logits, (8, 8), align_corners=True) == 0).all()
+    assert (tail.confidence(logits, (8, 8), align_corners=True) == 1).all()
+
+
+def test_extreme_logits_stay_finite() -> None:
+    logits = torch.tensor([[[[1e4]], [[-1e4]], [[1e4]]]])
+    assert tail.confidence(logits, (2, 2), align_corners=True).tolist() == [[[0.5] * 2] * 2]
