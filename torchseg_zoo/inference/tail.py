@@ -1,11 +1,11 @@
 """The label tail: head-stride logits → uint8 labels at any size, without full-size logits.
 
-Both functions agree with a bilinear ``interpolate`` of the logits followed by ``argmax`` (or by the largest
-softmax probability), up to rounding where two classes tie.
+Both functions agree with a bilinear ``interpolate`` of the logits followed by ``argmax`` (or by the
+largest softmax probability), up to rounding where two classes tie.
 
-On a CPU the work is done per row of source cells, so that everything stays in the cache. A pixel whose
-four surrounding logit vectors have the same largest class has that class, too, because interpolation is a
-convex combination: most pixels of a real picture need no interpolation at all.
+On a CPU the work is done per row of source cells, so that everything stays in the cache. A pixel
+whose four surrounding logit vectors have the same largest class has that class, too, because
+interpolation is a convex combination: most pixels of a real picture need no interpolation at all.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ def _corners_differ(coarse: np.ndarray) -> np.ndarray:
 
 
 def _largest(top: np.ndarray, bottom: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """Class of the largest of top + (bottom - top) · weight: (K, P), (K, P), (R,) → (R, P) uint8."""
+    """Class of the largest of top + (bottom - top) · weight: (K, P) twice, (R,) → (R, P) uint8."""
     weight = weight[:, None]
     step = bottom - top
     best = step[0] * weight + top[0]
