@@ -21,6 +21,7 @@ class ConvNormAct(nn.Sequential):
         kernel_size: side of the square kernel; padding keeps the size (before the stride).
         stride: step of the kernel.
         dilation: spacing of the kernel's taps.
+        groups: how many parts of the channels are convolved apart; C for a depthwise convolution.
         act: whether a ReLU follows.
     """
 
@@ -32,6 +33,7 @@ class ConvNormAct(nn.Sequential):
         *,
         stride: int = 1,
         dilation: int = 1,
+        groups: int = 1,
         act: bool = True,
     ) -> None:
         super().__init__()
@@ -42,6 +44,7 @@ class ConvNormAct(nn.Sequential):
             stride=stride,
             padding=dilation * (kernel_size // 2),
             dilation=dilation,
+            groups=groups,
             bias=False,
         )
         self.norm = nn.BatchNorm2d(out_channels)

@@ -39,7 +39,19 @@ class Golden:
     config: dict[str, Any] = field(default_factory=dict)
 
 
-GOLDENS: dict[str, Golden] = {}
+DILATED = {"decode_head": "", "auxiliary_head": "stage3"}
+
+GOLDENS: dict[str, Golden] = {
+    "mmseg/deeplabv3_r50": Golden("deeplabv3_r50", DILATED),
+    "mmseg/deeplabv3plus_r18": Golden("deeplabv3plus_r18", DILATED),
+    "mmseg/deeplabv3plus_r18_wide": Golden("deeplabv3plus_r18", DILATED),
+    "mmseg/deeplabv3plus_r50": Golden("deeplabv3plus_r50", DILATED),
+    "torchvision/deeplabv3_resnet50": Golden(
+        "deeplabv3_r50",
+        {"classifier": "", "aux_classifier": "stage3"},
+        {"final.out": "", "final.aux": "stage3"},
+    ),
+}
 
 every_golden = pytest.mark.parametrize("name", GOLDENS)
 

@@ -68,7 +68,29 @@ class Golden:
     config: Callable[[dict[str, Any]], dict[str, Any]] = field(default=lambda case: {})
 
 
-GOLDENS: dict[str, Golden] = {}
+def strided(case: dict[str, Any]) -> dict[str, Any]:
+    return {"backbone_options": {"output_stride": case["output_stride"]}}
+
+
+def multi_grid(case: dict[str, Any]) -> dict[str, Any]:
+    stride = case["output_stride"]
+    last_stage = tuple(32 // stride * factor for factor in (1, 2, 4))
+    return {
+        "backbone_options": {
+            "output_stride": stride,
+            "whole_stage": True,
+            "last_stage": last_stage,
+        }
+    }
+
+
+GOLDENS: dict[str, Golden] = {
+    "other/deeplabv3_resnet50_vainf": Golden("deeplabv3_r50", {"logits": main}, strided),
+    "other/deeplabv3plus_resnet50_vainf": Golden("deeplabv3plus_r50", {"logits": main}, strided),
+    "other/deeplabv3plus_resnet101_jfzhang": Golden(
+        "deeplabv3plus_r101", {"logits": main}, multi_grid
+    ),
+}
 
 
 @functools.cache

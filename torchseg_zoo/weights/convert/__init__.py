@@ -11,12 +11,18 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from torchseg_zoo.errors import ArgumentError, CheckpointFormatError
-from torchseg_zoo.weights.convert import mmseg, torchseg
+from torchseg_zoo.weights.convert import jfzhang95, mmseg, torchseg, torchvision, vainf
 from torchseg_zoo.weights.convert.base import Converted, Converter, unwrap
 
 __all__ = ["LAYOUTS", "Converted", "convert"]
 
-_MODULES = {"torchseg": torchseg, "mmseg": mmseg}
+_MODULES = {
+    "torchseg": torchseg,
+    "mmseg": mmseg,
+    "torchvision": torchvision,
+    "vainf": vainf,
+    "jfzhang95": jfzhang95,
+}
 LAYOUTS: dict[str, Converter] = {name: module.convert for name, module in _MODULES.items()}
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from torchseg_zoo.errors import CheckpointFormatError
-from torchseg_zoo.weights.convert.base import Converted, Rule
+from torchseg_zoo.weights.convert.base import Converted, Rule, rename
 from torchseg_zoo.weights.convert.resnet import resnet_depth
 
 __all__ = ["convert", "recognise"]
@@ -70,5 +70,51 @@ def common_config(tensors: Mapping[str, Tensor], family: str) -> dict[str, Any]:
     }
 
 
+_ASPP: tuple[Rule, ...] = (
+    (r"decode_head\.image_pool\.1\.", "head.aspp.pool."),
+    (r"decode_head\.aspp_modules\.", "head.aspp.branches."),
+    (r"decode_head\.bottleneck\.", "head.aspp.project."),
+    (r"decode_head\.conv_seg\.", "head.classifier."),
+)
+
+_DEEPLABV3PLUS: tuple[Rule, ...] = (
+    (r"decode_head\.c1_bottleneck\.", "head.low."),
+    (r"decode_head\.sep_bottleneck\.0\.", "head.decoder.conv1."),
+    (r"decode_head\.sep_bottleneck\.1\.", "head.decoder.conv2."),
+)
+
+_SEPARABLE: tuple[Rule, ...] = ((r"\.(depthwise|pointwise)_conv\.", r".\1."),)
+
+
+def _deeplab_config(tensors: Mapping[str, Tensor], family: str) -> dict[str, Any]:
+    return {
+        **common_config(tensors, family),
+        "channels": tensors["decode_head.conv_seg.weight"].shape[1],
+        "pool_first": True,
+        "project_kernel": 3,
+    }
+
+
+def _deeplabv3(tensors: Mapping[str, Tensor]) -> Converted:
+    renamed = rename(tensors, [(*RESNET, *_ASPP, *AUX), NORM], layout=LAYOUT)
+    return Converted(LAYOUT, "DeepLabV3", _deeplab_config(tensors, "deeplabv3"), renamed)
+
+
+def _deeplabv3plus(tensors: Mapping[str, Tensor]) -> Converted:
+    rules = (*RESNET, *_ASPP, *_DEEPLABV3PLUS, *AUX)
+    config = {
+        **_deeplab_config(tensors, "deeplabv3plus"),
+        "separable": True,
+        "dropout": 0.0,
+        "low_channels": tensors["decode_head.c1_bottleneck.conv.weight"].shape[0],
+        "decoder_dropout": (0.0, 0.1),
+    }
+    renamed = rename(tensors, [rules, NORM, _SEPARABLE], layout=LAYOUT)
+    return Converted(LAYOUT, "DeepLabV3Plus", config, renamed)
+
+
 # A tensor that only this head has → its converter. The first that matches is taken.
-_HEADS: dict[str, Callable[[Mapping[str, Tensor]], Converted]] = {}
+_HEADS: dict[str, Callable[[Mapping[str, Tensor]], Converted]] = {
+    "decode_head.aspp_modules.1.conv.weight": _deeplabv3,
+    "decode_head.c1_bottleneck.conv.weight": _deeplabv3plus,
+}
