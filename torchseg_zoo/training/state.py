@@ -69,14 +69,15 @@ def load_state(
     try:
         meta = read_meta(path)
         tensors = read_tensors(path, mapped=False)
+        progress = Progress(**meta["progress"])
         _check_settings(meta["config"], config, path)
         _copy(_part(tensors, "model."), model, path)
         if averaged is not None:
             _copy(_part(tensors, "average."), averaged, path)
         _restore_optimizer(optimizer, _part(tensors, "optimizer."))
         torch.set_rng_state(tensors["rng"])
-        return Progress(**meta["progress"])
-    except (CheckpointFormatError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        return progress
+    except (CheckpointFormatError, LookupError, RuntimeError, TypeError, ValueError) as error:
         if isinstance(error, ResumeError):
             raise
         raise ResumeError(
@@ -118,9 +119,14 @@ def _check_settings(saved: dict[str, Any], config: TrainConfig, path: Path) -> N
 
 
 def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    record = optimizer.state_dict()
+    parameters = [value for group in optimizer.param_groups for value in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for name, value in tensors.items():
         index, _, key = name.partition(".")
+        parameter = parameters[int(index)]
+        if value.shape == parameter.shape:
+            # Fused optimizers walk through both memories side by side: the formats must agree.
+            value = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
         state.setdefault(int(index), {})[key] = value
-    groups = optimizer.state_dict()["param_groups"]
-    optimizer.load_state_dict({"state": state, "param_groups": groups})
+    optimizer.load_state_dict({"state": state, "param_groups": record["param_groups"]})
