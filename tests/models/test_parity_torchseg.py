@@ -19,7 +19,13 @@ from golden import procedural
 
 from torchseg_zoo.models.base import SegmentationModel
 from torchseg_zoo.models.checkpoint import model_from_state_dict
-from torchseg_zoo.training.losses import cross_entropy, ohem_cross_entropy, total_loss
+from torchseg_zoo.training.losses import (
+    border_loss,
+    cross_entropy,
+    legacy_border_loss,
+    ohem_cross_entropy,
+    total_loss,
+)
 from torchseg_zoo.training.optim import parameter_groups
 from torchseg_zoo.types import SegOutput
 
@@ -34,9 +40,11 @@ class Golden:
         model: factory name that the converter must arrive at.
         factors: by how much the original resizes the heads, in the order of its ``heads``.
         heads: our names of these heads; "" is the main one.
-        groups: original module name → ours, where they differ.
+        groups: original module name → ours, where they differ; those with the same ours are summed.
         lr_heads: modules with ten times the rate; ``None`` for all but the backbone.
         aux_weight: factor on the auxiliary losses of the training step.
+        log_heads: whether the file holds the heads' log-probabilities instead of their logits.
+        borders: our names of DFN's border heads, in the order of its ``border_heads``.
     """
 
     model: str
@@ -45,12 +53,29 @@ class Golden:
     groups: tuple[tuple[str, tuple[str, ...]], ...] = ()
     lr_heads: tuple[str, ...] | None = None
     aux_weight: float = 1.0
+    log_heads: bool = False
+    borders: tuple[str, ...] = ()
 
 
 BISENET_HEADS = ("stride16", "stride8", "")
 BISENET_GROUPS = (("context_path", ("backbone",)), ("heads", ("head", "aux_heads")))
 X39_HEADS = ("head", "aux_heads", "ffm")
 FULL, SPEED = (16, 8, 8), (2, 1, 1)
+DFN = Golden(
+    "dfn_r101",
+    (32, 16, 8, 4),
+    ("stride32", "stride16", "stride8", ""),
+    (
+        ("smooth_pre_rrbs", ("smooth_pre",)),
+        ("cabs", ("attention",)),
+        ("smooth_aft_rrbs", ("smooth_post",)),
+        ("smooth_heads", ("head", "aux_heads")),
+        ("border_pre_rrbs", ("head", "aux_heads")),
+        ("border_aft_rrbs", ("head", "aux_heads")),
+        ("border_heads", ("head", "aux_heads")),
+    ),
+    borders=("border4", "border8", "border16", "border32"),
+)
 
 GOLDENS = {
     "torchseg/bisenet_r18": Golden("bisenet_r18", FULL, BISENET_HEADS, BISENET_GROUPS),
@@ -60,6 +85,8 @@ GOLDENS = {
     "torchseg/bisenet_x39_speed": Golden(
         "bisenet_x39", SPEED, BISENET_HEADS, BISENET_GROUPS, X39_HEADS
     ),
+    "torchseg/dfn_r101_voc21": DFN,
+    "torchseg/dfn_r101_city19": DFN,
 }
 
 every_golden = pytest.mark.parametrize("name", GOLDENS)
@@ -100,6 +127,13 @@ def original_heads(name: str, output: SegOutput) -> list[torch.Tensor]:
     ]
 
 
+def original_borders(name: str, output: SegOutput) -> list[torch.Tensor]:
+    return [
+        F.interpolate(output.aux[border], scale_factor=4, mode="bilinear", align_corners=True)
+        for border in GOLDENS[name].borders
+    ]
+
+
 def original_output(name: str, model: SegmentationModel, case: dict[str, Any]) -> torch.Tensor:
     x = torch.from_numpy(procedural.input_image(case["input_shape"]))
     with torch.inference_mode():
@@ -116,6 +150,17 @@ def assert_statistics(value: torch.Tensor, expected: dict[str, Any]) -> None:
     for statistic in ("mean", "std", "min", "max"):
         got = float(getattr(value.double(), statistic)())
         assert got == pytest.approx(expected[statistic], rel=1e-3, abs=5e-4), statistic
+
+
+def assert_arrays(
+    name: str, kind: str, values: list[torch.Tensor], expected: list[dict[str, Any]]
+) -> None:
+    for index, (value, record) in enumerate(zip(values, expected, strict=True)):
+        assert_statistics(value, record)
+        stride = record["stride"]
+        np.testing.assert_allclose(
+            value[:, :, ::stride, ::stride], arrays(name)[f"{kind}{index}"], atol=5e-4, rtol=1e-4
+        )
 
 
 @every_golden
@@ -140,14 +185,14 @@ def test_every_head(name: str) -> None:
     model = build(name)
     x = torch.from_numpy(procedural.input_image(read(name)["cases"][0]["input_shape"]))
     with torch.inference_mode():
-        heads = original_heads(name, model(x, with_aux=True, upsample=False))
-    assert len(heads) == len(read(name)["heads"])
-    for index, (value, expected) in enumerate(zip(heads, read(name)["heads"], strict=True)):
-        assert_statistics(value, expected)
-        stride = expected["stride"]
-        np.testing.assert_allclose(
-            value[:, :, ::stride, ::stride], arrays(name)[f"head{index}"], atol=5e-4, rtol=1e-4
-        )
+        output = model(x, with_aux=True, upsample=False)
+        heads = original_heads(name, output)
+        borders = original_borders(name, output)
+    if GOLDENS[name].log_heads:
+        heads = [value.log_softmax(1) for value in heads]
+    assert_arrays(name, "head", heads, read(name)["heads"])
+    assert_arrays(name, "border", borders, read(name).get("border_heads", []))
+    assert len(output.aux) + 1 == len(heads) + len(borders)
 
 
 @every_golden
@@ -167,54 +212,55 @@ def test_parameter_counts(name: str) -> None:
 @every_golden
 def test_parameter_groups(name: str) -> None:
     rename = dict(GOLDENS[name].groups)
-    expected = {}
-    for group in read(name)["param_groups"]:
-        for_module = expected.setdefault(group["module"], {})
-        for_module[group["weight_decay"] > 0] = group
-    ours: dict[tuple[str, bool], list[dict[str, Any]]] = {}
+    recipe = read(name)["param_groups"]
+    expected: dict[tuple[tuple[str, ...], bool], list[dict[str, Any]]] = {}
+    for group in recipe:
+        parts = rename.get(group["module"], (group["module"],))
+        expected.setdefault((parts, group["weight_decay"] > 0), []).append(group)
     groups = parameter_groups(
         build(name),
-        lr=1e-2,
-        weight_decay=5e-4,
+        lr=min(group["lr"] for group in recipe),
+        weight_decay=max(group["weight_decay"] for group in recipe),
         head_lr_multiplier=10,
         head_modules=GOLDENS[name].lr_heads,
     )
-    for group in groups:
-        ours.setdefault((group["name"], group["weight_decay"] > 0), []).append(group)
     checked = 0
-    for module, pair in expected.items():
-        for decayed, group in pair.items():
-            mine = [
-                one
-                for part in rename.get(module, (module,))
-                for one in ours.get((part, decayed), [])
-            ]
-            params = [parameter for one in mine for parameter in one["params"]]
-            assert len(params) == group["tensors"], module
-            assert sum(parameter.numel() for parameter in params) == group["elements"], module
-            for one in mine:
-                assert one["lr"] == pytest.approx(group["lr"])
-                assert one["weight_decay"] == pytest.approx(group["weight_decay"])
-            checked += len(mine)
+    for (parts, decayed), originals in expected.items():
+        mine = [
+            group
+            for group in groups
+            if group["name"] in parts and (group["weight_decay"] > 0) == decayed
+        ]
+        params = [parameter for group in mine for parameter in group["params"]]
+        assert len(params) == sum(group["tensors"] for group in originals), parts
+        elements = sum(parameter.numel() for parameter in params)
+        assert elements == sum(group["elements"] for group in originals), parts
+        for group in mine:
+            for original in originals:
+                assert group["lr"] == pytest.approx(original["lr"])
+                assert group["weight_decay"] == pytest.approx(original["weight_decay"])
+        checked += len(mine)
     assert checked == len(groups)
 
 
-@every_golden
+@pytest.mark.parametrize("name", [name for name in GOLDENS if "train" in read(name)])
 def test_training_step(name: str) -> None:
     train = read(name)["train"]
     model = build(name).double().train()
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout2d):
+            module.eval()
     x = torch.from_numpy(procedural.input_image(train["input_shape"], "train")).double()
     count, height, width = train["label_shape"]
-    labels = torch.from_numpy(
-        np.stack(
-            [
-                procedural.label_map(
-                    height, width, model.num_classes, f"train/label{i}", train["ignore"]
-                )
-                for i in range(count)
-            ]
-        )
-    )
+
+    def label_maps(classes: int, kind: str, ignore: int) -> torch.Tensor:
+        maps = [
+            procedural.label_map(height, width, classes, f"train/{kind}{i}", ignore)
+            for i in range(count)
+        ]
+        return torch.from_numpy(np.stack(maps))
+
+    labels = label_maps(model.num_classes, "label", train["ignore"])
     if train.get("ohem"):
         threshold, min_kept = train["ohem"]
         criterion = functools.partial(
@@ -236,6 +282,9 @@ def test_training_step(name: str) -> None:
         aux_weight=GOLDENS[name].aux_weight,
         align_corners=True,
     )
+    if GOLDENS[name].borders:
+        edges = label_maps(2, "edge", 255)
+        loss = loss + 0.1 * border_loss(output, edges, legacy_border_loss, align_corners=True)
     assert loss.item() == pytest.approx(train["loss"], rel=1e-8)
 
     loss.backward()

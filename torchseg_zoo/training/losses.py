@@ -11,9 +11,17 @@ from torch import Tensor
 from torchseg_zoo.layers import resize
 from torchseg_zoo.types import SegOutput
 
-__all__ = ["cross_entropy", "ohem_cross_entropy", "total_loss"]
+__all__ = [
+    "binary_focal_loss",
+    "border_loss",
+    "cross_entropy",
+    "legacy_border_loss",
+    "ohem_cross_entropy",
+    "total_loss",
+]
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
+BORDER = "border"  # auxiliary outputs whose names begin so are border logits, not class logits
 
 
 def cross_entropy(
@@ -76,6 +84,76 @@ def ohem_cross_entropy(
     return cross_entropy(logits, labels, weight=weight, ignore_index=ignore_index)
 
 
+def binary_focal_loss(
+    logits: Tensor,
+    edges: Tensor,
+    *,
+    alpha: float = 0.25,
+    gamma: float = 2.0,
+    ignore_index: int = 255,
+) -> Tensor:
+    """Mean focal loss over labelled pixels (Lin et al. 2017, equation 5); 0 when there are none.
+
+    A pixel whose true answer has probability p costs ``-a · (1 - p) ** gamma · log(p)``, where a is
+    ``alpha`` on edges and ``1 - alpha`` elsewhere.
+
+    Args:
+        logits: (N, 1, H, W) float; positive says edge.
+        edges: (N, H, W) int64: 1 on an edge, 0 elsewhere.
+        alpha: weight of edges, 0..1.
+        gamma: how much less a pixel counts the surer it is right; 0 for plain cross entropy.
+        ignore_index: label value that does not count.
+    """
+    logits, kept, is_edge = logits[:, 0], edges != ignore_index, edges == 1
+    cost = F.softplus(torch.where(is_edge, -logits, logits))  # -log(p)
+    weight = torch.where(is_edge, alpha, 1 - alpha) * (1 - (-cost).exp()) ** gamma
+    return (weight * cost * kept).sum() / kept.sum().clamp_min(1)
+
+
+def legacy_border_loss(
+    logits: Tensor,
+    edges: Tensor,
+    *,
+    alpha: float = 0.25,
+    gamma: float = 2.0,
+    ignore_index: int = 255,
+) -> Tensor:
+    """What TorchSeg trained DFN's border heads with; wrong, and here only to replay its runs.
+
+    It means to be ``binary_focal_loss``, but puts the probability s where the logit belongs. So it
+    is never positive, and for ``gamma`` 2 its gradient raises s on edges and elsewhere alike. The
+    mean is over all pixels, ignored ones included.
+
+    Arguments as in ``binary_focal_loss``.
+    """
+    s = logits[:, 0].sigmoid()
+    off_edge = alpha * (1 - s) ** gamma * s * (edges != 1)
+    everywhere = (1 - alpha) * s**gamma * (-s).exp().log1p()
+    return -((off_edge + everywhere) * (edges != ignore_index)).mean()
+
+
+def border_loss(
+    output: SegOutput, edges: Tensor, criterion: Criterion, *, align_corners: bool
+) -> Tensor:
+    """Sum of a criterion over DFN's border heads, each resized to the size of ``edges``.
+
+    TorchSeg adds a tenth of it to ``total_loss``.
+
+    Args:
+        output: logits at the heads' own strides; heads whose names begin with "border" count.
+        edges: (N, H, W) int64: 1 on an edge between classes, 0 elsewhere, 255 where unknown.
+        criterion: (logits, edges) → scalar: ``binary_focal_loss`` or ``legacy_border_loss``.
+        align_corners: how logits are resized.
+    """
+    size = (edges.shape[-2], edges.shape[-1])
+    losses = [
+        criterion(resize(logits, size, align_corners=align_corners), edges)
+        for name, logits in output.aux.items()
+        if name.startswith(BORDER)
+    ]
+    return torch.stack(losses).sum()
+
+
 def total_loss(
     output: SegOutput,
     labels: Tensor,
@@ -85,6 +163,8 @@ def total_loss(
     align_corners: bool,
 ) -> Tensor:
     """Main loss plus weighted auxiliary losses, each head's logits resized to the labels' size.
+
+    Border heads are left out: they are compared with edges, by ``border_loss``.
 
     Args:
         output: logits at the heads' own strides.
@@ -101,6 +181,7 @@ def total_loss(
         return criterion(logits.float() if logits.itemsize < 4 else logits, labels)
 
     loss = compare(output.logits)
-    for logits in output.aux.values():
-        loss = loss + aux_weight * compare(logits)
+    for name, logits in output.aux.items():
+        if not name.startswith(BORDER):
+            loss = loss + aux_weight * compare(logits)
     return loss

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from torch import Tensor
 
 from torchseg_zoo.errors import CheckpointFormatError
 from torchseg_zoo.weights.convert.base import Converted, Rule, rename
+from torchseg_zoo.weights.convert.resnet import resnet_depth
 
 __all__ = ["convert", "recognise"]
 
@@ -42,16 +44,41 @@ _XCEPTION39: tuple[Rule, ...] = (
     (r"(shortcut|residual\.\d)\.conv1\.", r"\1.depthwise."),
 )
 
+_BACKBONE: tuple[Rule, ...] = ((r"backbone\.", "backbone.body."),)
+
+_DFN: tuple[Rule, ...] = (
+    *_BACKBONE,
+    (r"global_context\.1\.", "global_context."),
+    (r"smooth_pre_rrbs\.", "smooth_pre."),
+    (r"cabs\.(\d)\.channel_attention\.fc\.0\.", r"attention.\1.squeeze."),
+    (r"cabs\.(\d)\.channel_attention\.fc\.2\.", r"attention.\1.excite."),
+    (r"smooth_aft_rrbs\.", "smooth_post."),
+    (r"smooth_heads\.0\.", "aux_heads.stride32."),
+    (r"smooth_heads\.1\.", "aux_heads.stride16."),
+    (r"smooth_heads\.2\.", "aux_heads.stride8."),
+    (r"smooth_heads\.3\.", "head."),
+    (r"border_pre_rrbs\.", "aux_heads.border.pre."),
+    (r"border_aft_rrbs\.", "aux_heads.border.post."),
+    (r"border_heads\.", "aux_heads.border.heads."),
+)
+
+_DFN_BLOCKS: tuple[Rule, ...] = (
+    (r"\.cbr\.", ".conv_3x3."),
+    (r"\.conv_refine\.", ".refine."),
+    (r"(head|stride\d+|heads\.\d)\.conv\.", r"\1.classifier."),
+)
+
 
 def recognise(tensors: Mapping[str, Tensor]) -> bool:
     """Whether the names are TorchSeg's."""
-    return any(name.startswith("context_path.") for name in tensors)
+    return any(name.startswith(tuple(_NETWORKS)) for name in tensors)
 
 
 def convert(tensors: Mapping[str, Tensor]) -> Converted:
     """Renames a TorchSeg checkpoint; see ``weights.convert``."""
-    if recognise(tensors):
-        return _bisenet(tensors)
+    for prefix, converter in _NETWORKS.items():
+        if any(name.startswith(prefix) for name in tensors):
+            return converter(tensors)
     raise CheckpointFormatError(
         "not a network of TorchSeg that this package knows", where=f"layout {LAYOUT}"
     )
@@ -87,3 +114,60 @@ def _bisenet(tensors: Mapping[str, Tensor]) -> Converted:
         "fusion_reduction": squeeze.shape[1] // squeeze.shape[0],
     }
     return Converted(LAYOUT, "BiSeNet", config, renamed)
+
+
+def _common_config(
+    tensors: Mapping[str, Tensor], renamed: Mapping[str, Tensor], model: str, *, output_stride: int
+) -> dict[str, Any]:
+    """The fields that the networks on a plain list of ResNet maps share.
+
+    Args:
+        tensors: by original name.
+        renamed: by native name, with the heads ``head`` and ``aux_heads.stage3``.
+        model: begins the model's name.
+        output_stride: of the backbone.
+    """
+    depth = resnet_depth(tensors, "backbone.")
+    try:
+        aux = renamed.get("aux_heads.stage3.conv.conv.weight")
+        return {
+            "model": f"{model}_r{depth}",
+            "backbone": f"resnet{depth}s",
+            "num_classes": renamed["head.classifier.weight"].shape[0],
+            "in_channels": tensors["backbone.conv1.0.weight"].shape[1],
+            "backbone_options": {"output_stride": output_stride},
+            "aux_channels": None if aux is None else aux.shape[0],
+        }
+    except KeyError as error:
+        raise CheckpointFormatError(
+            f"looks like {model}, but lacks {error}", where=f"layout {LAYOUT}"
+        ) from error
+
+
+def _dfn(tensors: Mapping[str, Tensor]) -> Converted:
+    renamed = rename(tensors, [_DFN, _NORM, _DFN_BLOCKS], layout=LAYOUT)
+    config = _common_config(tensors, renamed, "dfn", output_stride=32)
+    del config["aux_channels"]
+    return Converted(LAYOUT, "DFN", {**config, **_dfn_widths(renamed)}, renamed)
+
+
+def _dfn_widths(renamed: Mapping[str, Tensor]) -> dict[str, int]:
+    widths = {
+        "smooth_channels": "global_context.conv.weight",
+        "border_channels": "aux_heads.border.pre.0.conv_1x1.weight",
+        "head_channels": "head.rrb.conv_1x1.weight",
+        "border_head_channels": "aux_heads.border.heads.0.rrb.conv_1x1.weight",
+    }
+    try:
+        return {field: renamed[name].shape[0] for field, name in widths.items()}
+    except KeyError as error:
+        raise CheckpointFormatError(
+            f"looks like a DFN, but lacks {error}", where=f"layout {LAYOUT}"
+        ) from error
+
+
+# A prefix that only this network has → its converter. The first that matches is taken.
+_NETWORKS: dict[str, Callable[[Mapping[str, Tensor]], Converted]] = {
+    "context_path.": _bisenet,
+    "smooth_pre_rrbs.": _dfn,
+}
