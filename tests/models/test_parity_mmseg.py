@@ -42,6 +42,7 @@ class Golden:
 DILATED = {"decode_head": "", "auxiliary_head": "stage3"}
 
 GOLDENS: dict[str, Golden] = {
+    "mmseg/psanet_r50": Golden("psanet_r50", DILATED),
     "mmseg/deeplabv3_r50": Golden("deeplabv3_r50", DILATED),
     "mmseg/deeplabv3plus_r18": Golden("deeplabv3plus_r18", DILATED),
     "mmseg/deeplabv3plus_r18_wide": Golden("deeplabv3plus_r18", DILATED),

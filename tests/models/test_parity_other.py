@@ -84,7 +84,21 @@ def multi_grid(case: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def attending(**fields: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    return lambda case: fields
+
+
+PSANET = {"logits": main, "aux_low": aux_low("stage3")}
+
 GOLDENS: dict[str, Golden] = {
+    "other/psanet_resnet50_bidirectional": Golden("psanet_r50", PSANET),
+    "other/psanet_resnet50_collect": Golden("psanet_r50", PSANET),
+    "other/psanet_resnet50_distribute": Golden(
+        "psanet_r50", PSANET, attending(direction="distribute")
+    ),
+    "other/psanet_resnet50_bidirectional_compact": Golden(
+        "psanet_r50", PSANET, attending(attention="compact")
+    ),
     "other/deeplabv3_resnet50_vainf": Golden("deeplabv3_r50", {"logits": main}, strided),
     "other/deeplabv3plus_resnet50_vainf": Golden("deeplabv3plus_r50", {"logits": main}, strided),
     "other/deeplabv3plus_resnet101_jfzhang": Golden(

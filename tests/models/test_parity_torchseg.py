@@ -85,6 +85,13 @@ GOLDENS = {
     "torchseg/bisenet_x39_speed": Golden(
         "bisenet_x39", SPEED, BISENET_HEADS, BISENET_GROUPS, X39_HEADS
     ),
+    "torchseg/psanet_r50": Golden(
+        "psanet_r50",
+        (8, 8),
+        ("", "stage3"),
+        (("psa_layer", ("head",)), ("aux_layer", ("aux_heads",))),
+        log_heads=True,
+    ),
     "torchseg/dfn_r101_voc21": DFN,
     "torchseg/dfn_r101_city19": DFN,
 }

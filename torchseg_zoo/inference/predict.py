@@ -8,6 +8,7 @@ from torch import Tensor
 
 from torchseg_zoo.data.image import as_rgb
 from torchseg_zoo.data.transforms import resize_image, resize_label
+from torchseg_zoo.errors import InputShapeError
 from torchseg_zoo.inference import tail
 from torchseg_zoo.inference.prediction import Prediction
 from torchseg_zoo.models.base import SegmentationModel
@@ -44,6 +45,12 @@ def predict(model: SegmentationModel, image: object) -> Prediction:
         scaled = resize_image(pixels, model.preprocess.resize)
     kept: Size = (scaled.shape[0], scaled.shape[1])
     padded = model.input_rule.nearest(*kept)
+    if padded[0] < kept[0] or padded[1] < kept[1]:
+        raise InputShapeError(
+            f"picture is {kept[0]}×{kept[1]} but {model.config.model} works at "
+            f"{padded[0]}×{padded[1]} only",
+            fix="make it smaller, or cut it into windows of that size",
+        )
     device = next(model.parameters()).device
     x = model.preprocess.tensor(_extend(scaled, padded, model.preprocess.mean)).to(device)
     logits: Tensor = model(x, upsample=False)

@@ -301,7 +301,7 @@ class SegmentationModel(nn.Module, abc.ABC):
             raise InputShapeError(
                 f"image is {height}×{width} but {name} works at "
                 f"{'×'.join(map(str, self.input_rule.fixed))} only",
-                fix="use predict(), which slides a window of that size",
+                fix="cut windows of that size, or use predict(), which pads smaller pictures",
             )
         multiple = self.input_rule.multiple
         if multiple > 1 and (height % multiple or width % multiple):

@@ -11,12 +11,13 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from torchseg_zoo.errors import ArgumentError, CheckpointFormatError
-from torchseg_zoo.weights.convert import jfzhang95, mmseg, torchseg, torchvision, vainf
+from torchseg_zoo.weights.convert import jfzhang95, mmseg, semseg, torchseg, torchvision, vainf
 from torchseg_zoo.weights.convert.base import Converted, Converter, unwrap
 
 __all__ = ["LAYOUTS", "Converted", "convert"]
 
 _MODULES = {
+    "semseg": semseg,
     "torchseg": torchseg,
     "mmseg": mmseg,
     "torchvision": torchvision,

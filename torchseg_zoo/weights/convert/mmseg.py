@@ -14,6 +14,7 @@ from torch import Tensor
 from torchseg_zoo.errors import CheckpointFormatError
 from torchseg_zoo.weights.convert.base import Converted, Rule, rename
 from torchseg_zoo.weights.convert.resnet import resnet_depth
+from torchseg_zoo.weights.convert.semseg import mask_size
 
 __all__ = ["convert", "recognise"]
 
@@ -113,8 +114,34 @@ def _deeplabv3plus(tensors: Mapping[str, Tensor]) -> Converted:
     return Converted(LAYOUT, "DeepLabV3Plus", config, renamed)
 
 
+_PSANET: tuple[Rule, ...] = (
+    *RESNET,
+    (r"decode_head\.(reduce|attention)\.", r"head.branches.0.\1."),
+    (r"decode_head\.(reduce|attention)_p\.", r"head.branches.1.\1."),
+    (r"decode_head\.proj\.", "head.project."),
+    (r"decode_head\.bottleneck\.", "head.bottleneck."),
+    (r"decode_head\.conv_seg\.", "head.classifier."),
+    *AUX,
+)
+
+
+def _psanet(tensors: Mapping[str, Tensor]) -> Converted:
+    # As in semseg's files, shapes tell neither a lone branch's direction nor a compact mask. mmseg
+    # transposes a lone compact branch if it is called "collect": pass the other name for it.
+    config = {
+        **common_config(tensors, "psanet"),
+        "direction": "both" if "decode_head.attention_p.1.weight" in tensors else "collect",
+        "attention": "mask",
+        **mask_size(tensors["decode_head.attention.1.weight"]),
+        "halving": "parity",
+        "padded": True,
+    }
+    return Converted(LAYOUT, "PSANet", config, rename(tensors, [_PSANET, NORM], layout=LAYOUT))
+
+
 # A tensor that only this head has → its converter. The first that matches is taken.
 _HEADS: dict[str, Callable[[Mapping[str, Tensor]], Converted]] = {
+    "decode_head.attention.1.weight": _psanet,
     "decode_head.aspp_modules.1.conv.weight": _deeplabv3,
     "decode_head.c1_bottleneck.conv.weight": _deeplabv3plus,
 }

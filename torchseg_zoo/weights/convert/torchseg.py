@@ -10,6 +10,7 @@ from torch import Tensor
 from torchseg_zoo.errors import CheckpointFormatError
 from torchseg_zoo.weights.convert.base import Converted, Rule, rename
 from torchseg_zoo.weights.convert.resnet import resnet_depth
+from torchseg_zoo.weights.convert.semseg import mask_size
 
 __all__ = ["convert", "recognise"]
 
@@ -45,6 +46,21 @@ _XCEPTION39: tuple[Rule, ...] = (
 )
 
 _BACKBONE: tuple[Rule, ...] = ((r"backbone\.", "backbone.body."),)
+
+_PSANET: tuple[Rule, ...] = (
+    *_BACKBONE,
+    (r"psa_layer\.collect_reduction\.", "head.branches.0.reduce."),
+    (r"psa_layer\.collect_attention\.0\.", "head.branches.0.attention.0."),
+    (r"psa_layer\.collect_attention\.1\.conv\.", "head.branches.0.attention.1."),
+    (r"psa_layer\.distribute_reduction\.", "head.branches.1.reduce."),
+    (r"psa_layer\.distribute_attention\.0\.", "head.branches.1.attention.0."),
+    (r"psa_layer\.distribute_attention\.1\.conv\.", "head.branches.1.attention.1."),
+    (r"psa_layer\.proj\.", "head.project."),
+    (r"psa_layer\.conv6\.0\.", "head.bottleneck."),
+    (r"psa_layer\.conv6\.2\.", "head.classifier."),
+    (r"aux_layer\.0\.", "aux_heads.stage3.conv."),
+    (r"aux_layer\.2\.", "aux_heads.stage3.classifier."),
+)
 
 _DFN: tuple[Rule, ...] = (
     *_BACKBONE,
@@ -144,6 +160,14 @@ def _common_config(
         ) from error
 
 
+def _psanet(tensors: Mapping[str, Tensor]) -> Converted:
+    renamed = rename(tensors, [_PSANET, _NORM], layout=LAYOUT)
+    config = _common_config(tensors, renamed, "psanet", output_stride=8)
+    if (attention := renamed.get("head.branches.0.attention.1.weight")) is not None:
+        config.update(mask_size(attention))
+    return Converted(LAYOUT, "PSANet", config, renamed)
+
+
 def _dfn(tensors: Mapping[str, Tensor]) -> Converted:
     renamed = rename(tensors, [_DFN, _NORM, _DFN_BLOCKS], layout=LAYOUT)
     config = _common_config(tensors, renamed, "dfn", output_stride=32)
@@ -169,5 +193,6 @@ def _dfn_widths(renamed: Mapping[str, Tensor]) -> dict[str, int]:
 # A prefix that only this network has → its converter. The first that matches is taken.
 _NETWORKS: dict[str, Callable[[Mapping[str, Tensor]], Converted]] = {
     "context_path.": _bisenet,
+    "psa_layer.": _psanet,
     "smooth_pre_rrbs.": _dfn,
 }
