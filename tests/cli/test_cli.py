@@ -305,8 +305,8 @@ def test_evaluate_refuses_data_that_do_not_fit(call, data: Path, checkpoint: Pat
 def test_train_then_evaluate_then_resume(call, data: Path) -> None:
     (data / "train.txt").write_text((data / "val.txt").read_text())
     options = (
-        "train", "--data", data, "--out", "run", "--epochs", 2, "--batch-size", 2, "--device", "cpu",
-        "--set", "crop=32,32", "--set", "num_classes=3",
+        "train", "--data", data, "--out", "run", "--epochs", 2, "--batch-size", 2,
+        "--device", "cpu", "--set", "crop=32,32", "--set", "num_classes=3",
     )  # fmt: skip
     done = call(*options)
     assert done.code == 0

@@ -99,8 +99,8 @@ def test_a_list_of_pictures_alone_has_no_labels(root: Path) -> None:
         ("", "list.txt: the list is empty"),
         ("\n \r\n\t\n", "list.txt: the list is empty"),
         ("\ufeff", "list.txt: the list is empty"),
-        ("images/0.png\tlabels/0.png\n\nimages/1.png\n", "line 3: expected image<TAB>label, got 1 c"),
-        ("images/0.png\nimages/1.png\tlabels/1.png\n", "line 2: expected one image path, got 2 col"),
+        ("images/0.png\tlabels/0.png\n\nimages/1.png\n", "line 3: expected image<TAB>label, got 1"),
+        ("images/0.png\nimages/1.png\tlabels/1.png\n", "line 2: expected one image path, got 2"),
         ("images/0.png\tlabels/0.png\tx\n", "line 1: expected image<TAB>label, got 3 columns"),
         ("images/0.png\t\tlabels/0.png\n", "line 1: expected image<TAB>label, got 3 columns"),
         ("images/0.png labels/0.png\n", "line 1: no file .*images/0.png labels/0.png"),
@@ -243,7 +243,7 @@ def test_the_word_drawn_has_splits_that_share_no_scene() -> None:
         assert isinstance(dataset, DrawnStreets) and len(dataset) == length
         scenes[split] = dataset[0].image.tobytes()
     assert len(set(scenes.values())) == 3
-    with pytest.raises(ArgumentError, match="no split 'valid'.*train, val or test"):
+    with pytest.raises(ArgumentError, match=r"no split 'valid'.*train, val or test"):
         open_dataset("drawn", "valid", None)
 
 
@@ -283,5 +283,5 @@ def test_the_ignore_index_of_a_label_set_is_allowed(root: Path) -> None:
     Image.fromarray(label).save(root / "labels/0.png")
     path = listed(root, "images/0.png\tlabels/0.png\n")
     assert list_file(path, labels)[0].label is not None
-    with pytest.raises(DataError, match="= 77, allowed 0–2 or 255"):
+    with pytest.raises(DataError, match=r"= 77, allowed 0–2 or 255"):
         list_file(path, LABELS)[0]

@@ -46,7 +46,8 @@ def test_every_form_of_a_picture_gives_the_same_labels(
     want = tsz.predict(model, path)
     tensor = torch.from_numpy(pixels).permute(2, 0, 1)
     forms = [
-        str(path), pixels, Image.fromarray(pixels), pixels / 255, tensor, tensor[None].float() / 255,
+        str(path), pixels, Image.fromarray(pixels), pixels / 255,
+        tensor, tensor[None].float() / 255,
         pixels.astype(np.uint16) << 8, np.dstack([pixels, np.full((37, 53), 255, np.uint8)]),
     ]  # fmt: skip
     for form in forms:

@@ -185,7 +185,7 @@ def test_a_model_file_is_no_state(tmp_path: Path, whole: TrainResult) -> None:
 
 def test_an_occupied_folder_is_not_overwritten(whole: TrainResult) -> None:
     before = whole.last.read_bytes()
-    with pytest.raises(ArgumentError, match="there is a run in this folder already.*--resume"):
+    with pytest.raises(ArgumentError, match=r"there is a run in this folder already.*--resume"):
         run(settings(whole.last.parent))
     assert whole.last.read_bytes() == before
 
@@ -325,7 +325,7 @@ def test_settings_survive_their_record() -> None:
     for build in RECIPES.values():
         config = build()
         assert TrainConfig.from_dict(config.to_dict()) == config
-    with pytest.raises(ArgumentError, match="unknown settings: epoch, .*did you mean epochs"):
+    with pytest.raises(ArgumentError, match=r"unknown settings: epoch, .*did you mean epochs"):
         TrainConfig.from_dict({"epoch": 1, "x": 2})
 
 

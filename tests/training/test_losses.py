@@ -35,7 +35,7 @@ def golden_batch() -> tuple[Tensor, Tensor]:
 def slow_ohem(
     logits: Tensor, labels: Tensor, threshold: float, min_kept: int, weight: Tensor | None = None
 ) -> tuple[float, int]:
-    """Loss and count of kept pixels, pixel by pixel, as the paper's text and TorchSeg's code say."""
+    """Loss and count of kept pixels, pixel by pixel, as TorchSeg's code selects them."""
     pixels = []
     for n in range(labels.shape[0]):
         for row in range(labels.shape[1]):

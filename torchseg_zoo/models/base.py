@@ -83,6 +83,12 @@ class ModelConfig:
                 why="label maps are uint8 and 255 means ignore",
                 fix="give at most 255",
             )
+        if not isinstance(self.in_channels, int) or self.in_channels < 1:
+            raise ArgumentError(
+                f"in_channels is {self.in_channels!r}",
+                where=self.model,
+                fix="give a whole number of at least 1",
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON-able form; ``from_dict`` reads it back."""
@@ -197,7 +203,10 @@ class SegmentationModel(nn.Module, abc.ABC):
         if upsample:
             size = (x.shape[-2], x.shape[-1])
             logits = self._to_size(logits, size)
-            aux = {name: self._to_size(value, size) for name, value in aux.items()}
+            aux = {
+                name: self._to_size(value, size) if value.ndim == 4 else value
+                for name, value in aux.items()
+            }
         return SegOutput(logits, aux) if with_aux else logits
 
     def _to_size(self, logits: Tensor, size: Size) -> Tensor:
