@@ -63,6 +63,7 @@ def child(job: dict[str, Any]) -> None:
 
 def main() -> None:
     """Forks once for each line."""
+    "a".encode("idna")  # what is imported late would meet the faults that tests inject
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     for line in sys.stdin:
         pid = os.fork()

@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import json
 import os
+import random
+import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from loopback import Server, content, digest
 
-from torchseg_zoo.errors import ArgumentError, CacheError, DownloadError, IntegrityError
+from torchseg_zoo.errors import (
+    ArgumentError,
+    CacheError,
+    DownloadError,
+    IntegrityError,
+    ZooError,
+)
+from torchseg_zoo.weights import sources
 from torchseg_zoo.weights.cache import cache_root
 from torchseg_zoo.weights.fetch import fetch, import_file
 
@@ -151,8 +161,6 @@ def test_a_file_fetched_by_hand_stands_for_its_url(server: Server, cache: Path) 
 def test_a_mirror_is_asked_first(
     server: Server, cache: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, known: bool
 ) -> None:
-    from torchseg_zoo.weights import sources
-
     url = "https://example.invalid/model.pth"
     name = sources.mirror_name([sources.parse(url)], SHA if known else "")
     monkeypatch.setenv("TORCHSEG_ZOO_MIRROR", f"{tmp_path}/mirror {server.url}/mirror/")
@@ -190,7 +198,7 @@ def test_odd_sources_are_argument_errors(cache: Path, source: object) -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"sha256": "abc"}, {"sha256": "g" * 64}, {"size": -1}, {"size": "7"}]
+    "options", [{"sha256": "abc"}, {"sha256": "g" * 64}, {"size": -1}, {"size": "7"}, {"sha256": 7}]
 )
 def test_odd_options_are_argument_errors(cache: Path, options: dict[str, object]) -> None:
     with pytest.raises(ArgumentError):
@@ -201,6 +209,43 @@ def test_odd_options_are_argument_errors(cache: Path, options: dict[str, object]
 def test_malformed_urls_are_download_errors(cache: Path, url: str) -> None:
     with pytest.raises(DownloadError, match="cannot fetch this URL"):
         fetch(url)
+
+
+def test_mutated_sources_raise_nothing_else(
+    cache: Path, limits: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unknown(*_: object, **__: object) -> object:
+        raise socket.gaierror(-2, "Name or service not known")
+
+    limits(fruitless=1)
+    seeds = [
+        "https://user@example.com:8443/a/b.pth?x=y#z",
+        "hf://org/repo@main/weights/model.pth",
+        "gdrive://1dK5v1oakTMP1UKMARfYf5kdBP15mEgiL",
+        "http://[::1]:80/x",
+        "https://drive.google.com/file/d/1dK5v1oak/view",
+        "file:///tmp/no/such/file",
+    ]
+    monkeypatch.setattr(sources, "hub_cached", lambda place: None)
+    monkeypatch.setattr(sources, "_ask_hub", lambda *_: sources.Remote("https://hub.invalid/x"))
+    dice = random.Random(5)
+    for _ in range(400):
+        text = list(dice.choice(seeds))
+        for _ in range(dice.randrange(1, 5)):
+            place = dice.randrange(len(text))
+            text[place : place + dice.randrange(2)] = dice.choice("\0\n /:@[]%.\ud800é²#?\\")
+        with monkeypatch.context() as patch:
+            patch.setattr(socket, "getaddrinfo", unknown)
+            with pytest.raises(ZooError) as caught:
+                fetch("".join(text))
+        str(caught.value).encode()
+
+
+@pytest.mark.parametrize("host", ["ä..b", "a" * 70 + ".com", "."])
+def test_impossible_host_names(cache: Path, limits: Callable[..., None], host: str) -> None:
+    limits(fruitless=1)
+    with pytest.raises(DownloadError):
+        fetch(f"https://{host}/x")
 
 
 def test_where_the_cache_is(
@@ -279,7 +324,8 @@ def test_offline_opens_no_socket_and_imports_no_torch(
 ) -> None:
     url = server.file("/model.pth", DATA)
     fetch(url)
-    cases = [(url, None), (url, SHA), ("https://example.invalid/other.pth", None)]
+    other = ("https://example.invalid/other.pth", None)
+    cases = [(url, None), (url, SHA), other, other, other]
     result = subprocess.run(
         [sys.executable, "-c", _OFFLINE, json.dumps(cases)],
         env={**os.environ, variable: "1"},
@@ -288,16 +334,16 @@ def test_offline_opens_no_socket_and_imports_no_torch(
         check=True,
     )
     outcome = json.loads(result.stdout)
-    first, _, second, _, message, seconds = outcome["found"]
+    first, second, message = outcome["found"][:6:2]
     assert first == second == str(cache / "blobs" / SHA)
     assert message.startswith("DownloadError: https://example.invalid/other.pth: offline")
     assert url in message and variable in message
-    assert seconds <= 0.05 or os.environ.get("CI")
+    assert min(outcome["found"][5::2]) <= 0.05  # of three, on a machine with other work
     assert outcome["calls"] == [] and not outcome["torch"] and not outcome["hub"]
 
 
-def test_a_total_deadline_is_kept(server: Server, cache: Path, limits: object) -> None:
-    limits(deadline_s=1.0)  # type: ignore[operator]
+def test_a_total_deadline_is_kept(server: Server, cache: Path, limits: Callable[..., None]) -> None:
+    limits(deadline_s=1.0)
     url = server.add("/down", lambda request: request.answer(503, b"", {"Retry-After": "1"}))
     begin = time.monotonic()
     with pytest.raises(DownloadError, match="HTTP 503"):

@@ -136,7 +136,12 @@ GOOD = {
     "plain": lambda data: lambda request: request.serve(data),
     "no-etag": lambda data: lambda request: request.answer(200, data),
     "weak-etag": lambda data: lambda request: request.serve(data, etag='W/"one"'),
-    "cut-once": first(1, lambda request: request.serve(content(SMALL), cut_after=0)),
+    "cut-once": lambda data: (
+        lambda r: r.serve(data, cut_after=len(data) // 3 if r.nth == 1 else None)
+    ),
+    "cut-at-nothing-once": lambda data: (
+        lambda r: r.serve(data, cut_after=0 if r.nth == 1 else None)
+    ),
     "cut-in-quarters": cut_each_time(4),
     "cut-before-headers": first(2, lambda request: None),
     "cut-in-headers": first(2, lambda r: r.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Le") and None),

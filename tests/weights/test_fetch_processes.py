@@ -43,12 +43,18 @@ def clean(cache: Path) -> None:
 
 
 def together(
-    server: Server, zygote: Zygote, cache: Path, count: int, size: int, **job: Any
+    server: Server,
+    zygote: Zygote,
+    cache: Path,
+    count: int,
+    size: int,
+    rate: float | None = None,
+    **job: Any,
 ) -> tuple[float, float]:
     """Seconds that one process takes, and many at once."""
     data = content(size)
     job = {"sha256": digest(data), "size": size, **job}
-    url = server.file("/x", data)
+    url = server.file("/x", data, rate=rate)
     alone = zygote.join(zygote.start(urls=url, cache=str(cache / "alone"), **job))
     server.log.clear()
     begin = time.time() + 0.02 * count
@@ -79,18 +85,19 @@ def test_locks_that_do_nothing_cost_bandwidth_only(
 
 
 @pytest.mark.soak
+@pytest.mark.parametrize("rate", [None, 16 * MB])
 def test_64_processes_share_one_download(
-    server: Server, zygote: Zygote, cache: Path, record_property: Any
+    server: Server, zygote: Zygote, cache: Path, rate: float | None
 ) -> None:
     ratios = []
     for turn in range(20):
-        one, all_ = together(server, zygote, cache / str(turn), 64, 32 * MB)
+        one, many = together(server, zygote, cache / str(turn), 64, 32 * MB, rate)
         assert server.count() == 1 and len(server.log) == 1
-        ratios.append(all_ / one)
+        ratios.append(many / one)
         shutil.rmtree(cache / str(turn))
     print(
-        f"RECORD 64 processes, 32 MB, 20 repeats: 1 GET, 64/64 right, wall ratio median "
-        f"{statistics.median(ratios):.2f}, worst {max(ratios):.2f}"
+        f"RECORD 64 processes, 32 MB, {one:.2f} s for one alone, 20 repeats: 1 GET, 64/64 right, "
+        f"wall ratio median {statistics.median(ratios):.2f}, worst {max(ratios):.2f}"
     )
 
 
@@ -218,8 +225,11 @@ def recovers(server: Server, zygote: Zygote, cache: Path, url: str) -> None:
     server.file("/x", DATA)
     outcome = zygote.join(zygote.start(urls=url, sha256=SHA, cache=str(cache)))
     assert outcome.get("sha256") == SHA, outcome
+    if done:  # nothing but looked up, so a lock or a note may lie there until it is old
+        assert server.count() == 0 and parts(cache) == []
+        return
     clean(cache)
-    if done or had == len(DATA):
+    if had == len(DATA):
         assert server.count() == 0
     else:
         assert server.count() == 1

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from urllib.parse import quote, unquote, urljoin, urlsplit, urlunsplit
 
 from torchseg_zoo.errors import DownloadError
+from torchseg_zoo.files import printable
 
 __all__ = ["Address", "configured_origins", "connect", "is_public", "mirrors", "redacted"]
 
@@ -47,7 +48,7 @@ def redacted(url: str) -> str:
         host = parts.netloc.rpartition("@")[2]
     except ValueError:
         return "a malformed URL"
-    return urlunsplit((parts.scheme, host, parts.path, "", ""))
+    return printable(urlunsplit((parts.scheme, host, parts.path, "", "")))
 
 
 @dataclass(frozen=True)
@@ -82,12 +83,16 @@ class Address:
                 raise ValueError(f"scheme {parts.scheme!r} is not https")
             if not host or any(mark <= " " or mark == "\x7f" for mark in host):
                 raise ValueError("it has no host")
-            target = quote(parts.path or "/", safe="/%:@!$&'()*+,;=~-._")
+            safe = "/%:@!$&'()*+,;=~-._"
+            target = quote(parts.path or "/", safe=safe, errors="surrogatepass")
             if parts.query:
-                target += "?" + quote(parts.query, safe="/%:@!$&'()*+,;=~-._?")
+                target += "?" + quote(parts.query, safe=safe + "?", errors="surrogatepass")
         except ValueError as error:
             raise DownloadError(
-                "cannot fetch this URL", where=redacted(url), why=str(error), fix="check the URL"
+                "cannot fetch this URL",
+                where=redacted(url),
+                why=printable(error),
+                fix="check the URL",
             ) from error
         user = unquote(parts.netloc.rpartition("@")[0])
         return cls(parts.scheme, host, port or _PORTS[parts.scheme], target, user)
@@ -177,7 +182,10 @@ def connect(
         DownloadError: if it leads into a private network and is not configured.
         OSError: if it cannot be resolved or reached.
     """
-    found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
+    try:
+        found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
+    except UnicodeError as error:  # no host can have this name
+        raise OSError(f"{address.host} is not a host name") from error
     if address.origin not in trusted:
         private = [str(place[0]) for *_, place in found if not is_public(str(place[0]))]
         if private:
@@ -185,10 +193,9 @@ def connect(
             raise _refused(address, why, redirect_from)
     failure = OSError(f"{address.host} has no address")
     until = time.monotonic() + timeout_s
-    for family, kind, protocol, _, place in found:
-        remaining = until - time.monotonic()
-        if remaining <= 0:
-            break
+    for index, (family, kind, protocol, _, place) in enumerate(found):
+        # Each gets a share: one that swallows packets (broken IPv6) must leave time for the others.
+        remaining = max(0.05, (until - time.monotonic()) / (len(found) - index))
         connection = socket.socket(family, kind, protocol)
         try:
             connection.settimeout(remaining)

@@ -55,7 +55,7 @@ def cache_root(cache_dir: str | os.PathLike[str] | None = None) -> Path:
 
 def url_key(url: str) -> str:
     """The name under which the cache keeps what belongs to a URL."""
-    return hashlib.sha256(f"url:{url}".encode("utf-8", "surrogateescape")).hexdigest()
+    return hashlib.sha256(f"url:{url}".encode("utf-8", "surrogatepass")).hexdigest()
 
 
 @dataclass(frozen=True)

@@ -151,10 +151,13 @@ class _Fetch:
                 for _ in range(_TAKEN_AWAY):
                     try:
                         return self._download(held)
-                    except FileNotFoundError:
-                        # Another process took this one for frozen and collected its file.
+                    except (FileNotFoundError, DownloadError) as error:
+                        # If this process was frozen, another has done its work meanwhile, and
+                        # may have collected its file.
                         if found := self._cached():
                             return found
+                        if isinstance(error, DownloadError):
+                            raise
             raise CacheError(
                 "files vanish from the cache while they are written",
                 where=printable(root),
@@ -373,7 +376,9 @@ def _places(url_or_urls: Source | Sequence[Source]) -> list[Place]:
 
 
 def _digest(sha256: str | None) -> str:
-    text = (sha256 or "").lower()
+    text = sha256.lower() if isinstance(sha256, str) else ""
+    if sha256 is not None and not isinstance(sha256, str):
+        raise ArgumentError(f"expected hex digits, got {type(sha256).__name__}", where="sha256")
     if len(text) not in (0, 8, 64) or not set(text) <= set("0123456789abcdef"):
         raise ArgumentError(f"expected 64 or 8 hex digits, got {sha256!r}", where="sha256")
     return text

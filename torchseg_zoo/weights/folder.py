@@ -21,7 +21,7 @@ from torchseg_zoo.files import printable
 __all__ = ["CACHE_VARIABLE", "Folder", "cache_error", "other_folder"]
 
 CACHE_VARIABLE = "TORCHSEG_ZOO_CACHE"
-TEMPORARY = ".tmp-"
+TEMPORARY = ".tmp"  # how the names of files end that are about to be renamed
 
 _SAFE = (
     getattr(os, "O_NOFOLLOW", 0)
@@ -239,7 +239,7 @@ class Folder:
         Raises:
             CacheError: if it cannot be written.
         """
-        temporary = f"{TEMPORARY}{secrets.token_hex(8)}"
+        temporary = f"{name}.{secrets.token_hex(8)}{TEMPORARY}"
         try:
             descriptor = self.create(temporary)
             try:

@@ -29,7 +29,7 @@ __all__ = ["Partial", "Provenance", "collect_old", "host_token", "take_up"]
 _SUFFIX = ".part"
 _FRESH_S = 60.0  # a partial file touched so recently may have a living writer that we cannot see
 _OLD_S = 7 * 24 * 3600.0
-_TEMPORARY_OLD_S = 3600.0  # the small temporary files live for milliseconds
+_SMALL_OLD_S = 3600.0  # small temporary files live for milliseconds, and locks are touched often
 _SIDECAR_LIMIT = 16 * 1024
 _BLOCK = 1 << 20
 _MARGIN = 1 << 20  # bytes that must stay free beside the file itself
@@ -123,9 +123,15 @@ class Partial:
 
     def comes_from(self, provenance: Provenance) -> None:
         """Notes where the bytes come from, before the first of them is written."""
-        if provenance != self.provenance:
+        if provenance == self.provenance:
+            return
+        try:
             self._folder.write(_sidecar(self.name), json.dumps(asdict(provenance)).encode())
-            self.provenance = provenance
+        except CacheError as error:
+            # Taken away by a process that took this one for dead; the note is not vital.
+            if not isinstance(error.__cause__, FileNotFoundError):
+                raise
+        self.provenance = provenance
 
     def make_room(self, total: int) -> None:
         """Checks that a file of ``total`` bytes fits.
@@ -205,7 +211,8 @@ def take_up(folder: Folder, key: str, *, exclusive: bool, beat: Callable[[], Non
     everything = [name for name in folder.names() if name.startswith(key)]
     names = [name for name in everything if name.endswith(_SUFFIX)]
     for name in set(everything) - {*names, *map(_sidecar, names)}:
-        folder.unlink(name)
+        if exclusive or _age_s(folder, name) > _FRESH_S:
+            folder.unlink(name)
     sized = [(status.st_size, name) for name in names if (status := folder.status(name))]
     for _, name in sorted(sized, reverse=True):
         descriptor = folder.open_existing(name, write=True)
@@ -215,7 +222,7 @@ def take_up(folder: Folder, key: str, *, exclusive: bool, beat: Callable[[], Non
             stack.callback(os.close, descriptor)
             dead = try_flock(descriptor) and exclusive
             ours = name.split(".")[1:2] == [host_token()]
-            if not (dead and ours) and time.time() - os.fstat(descriptor).st_mtime < _FRESH_S:
+            if not (dead and ours) and _age_s(folder, name) < _FRESH_S:
                 if chosen is None and exclusive and not dead:
                     chosen = _copied(folder, key, name, descriptor, beat)
                 continue
@@ -236,16 +243,25 @@ def take_up(folder: Folder, key: str, *, exclusive: bool, beat: Callable[[], Non
 
 def collect_old(folders: Iterable[Folder]) -> None:
     """Removes what interrupted work of long ago has left in these folders, whatever it was of."""
-    now = time.time()
     for folder in folders:
-        for name in folder.names():
-            temporary = name.startswith(TEMPORARY)
-            if not temporary and folder.path.name not in ("partial", "locks"):
+        names = folder.names()
+        parts = {name for name in names if name.endswith(_SUFFIX)}
+        noted = {_sidecar(name) for name in parts}
+        for name in names:
+            if name in parts or name in noted:
+                limit_s = _OLD_S
+            elif name.endswith(TEMPORARY) or folder.path.name in ("partial", "locks"):
+                limit_s = _SMALL_OLD_S
+            else:
                 continue
-            status = folder.status(name)
-            if status and now - status.st_mtime > (_TEMPORARY_OLD_S if temporary else _OLD_S):
+            if _age_s(folder, name) > limit_s:
                 with suppress(OSError):
                     folder.unlink(name)
+
+
+def _age_s(folder: Folder, name: str) -> float:
+    status = folder.status(name)
+    return time.time() - status.st_mtime if status else 0.0
 
 
 def _copied(

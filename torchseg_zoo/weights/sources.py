@@ -114,10 +114,10 @@ def parse(source: str | os.PathLike[str]) -> Place:
     match = _SCHEME.match(source)
     scheme = match[1].lower() if match else ""
     if scheme == "file":
-        parts = urlsplit(source)
-        if parts.netloc not in ("", "localhost"):
+        host, slash, path = source.partition("://")[2].partition("/")
+        if host not in ("", "localhost"):
             raise _bad(source, "files of other machines cannot be named so")
-        return _local(Path(url2pathname(parts.path)))
+        return _local(Path(url2pathname(slash + path)))
     if scheme == "hf":
         return _hub(source)
     if scheme == "gdrive":
@@ -154,14 +154,31 @@ def mirror_places(places: list[Place], sha256: str) -> list[Place]:
 
 def hub_cached(place: Place) -> Path | None:
     """The file in the hub client's own cache; opens no socket."""
+    repository, revision, name = place.parts
+    folder = f"models--{repository.replace('/', '--')}"
+    # The client takes a second to import: too long for every one of many ranks to find nothing.
+    if not any((cache / folder).is_dir() for cache in _hub_caches()):
+        return None
     from huggingface_hub import try_to_load_from_cache
 
-    repository, revision, name = place.parts
     try:
         found = try_to_load_from_cache(repository, name, revision=revision)
     except (OSError, ValueError):
         return None
     return Path(found) if isinstance(found, str) else None
+
+
+def _hub_caches() -> list[Path]:
+    """Every place where the client may have its cache; it knows itself which one it is."""
+    get = os.environ.get
+    named = [get("HF_HUB_CACHE"), get("HUGGINGFACE_HUB_CACHE")]
+    homes = [get("HF_HOME"), f"{get('XDG_CACHE_HOME') or '~/.cache'}/huggingface"]
+    named += [f"{home}/hub" for home in homes if home]
+    return [Path(os.path.expandvars(name)) for name in map(_at_home, named) if name]
+
+
+def _at_home(name: str | None) -> str:
+    return os.path.expanduser(name or "")  # noqa: PTH111 (a Path would fail without a home)
 
 
 def _local(path: Path) -> Place:
@@ -176,7 +193,7 @@ def _hub(source: str) -> Place:
     steps = name.split("/")
     if "\0" in name or "\\" in name or any(step in ("", ".", "..") for step in steps):
         raise _bad(source, "the file's path is not plain")
-    return Place("hub", source, parts=(repository, revision, name))
+    return Place("hub", printable(source), parts=(repository, revision, name))
 
 
 def _drive(identity: str, source: str) -> Place:
