@@ -40,15 +40,23 @@ class Golden:
 
 
 DILATED = {"decode_head": "", "auxiliary_head": "stage3"}
+D6 = {"backbone_options": {"output_stride": 16}, "head_dilation": 6}
 
 GOLDENS: dict[str, Golden] = {
-    "mmseg/psanet_r50": Golden("psanet_r50", DILATED),
+    "mmseg/fcn_r50": Golden("fcn_r50", DILATED),
+    "mmseg/fcn_d6_r50b": Golden("fcn_r50", DILATED, config=D6),
     "mmseg/deeplabv3_r50": Golden("deeplabv3_r50", DILATED),
     "mmseg/deeplabv3plus_r18": Golden("deeplabv3plus_r18", DILATED),
     "mmseg/deeplabv3plus_r18_wide": Golden("deeplabv3plus_r18", DILATED),
     "mmseg/deeplabv3plus_r50": Golden("deeplabv3plus_r50", DILATED),
+    "mmseg/psanet_r50": Golden("psanet_r50", DILATED),
     "torchvision/deeplabv3_resnet50": Golden(
         "deeplabv3_r50",
+        {"classifier": "", "aux_classifier": "stage3"},
+        {"final.out": "", "final.aux": "stage3"},
+    ),
+    "torchvision/fcn_resnet50": Golden(
+        "fcn_r50",
         {"classifier": "", "aux_classifier": "stage3"},
         {"final.out": "", "final.aux": "stage3"},
     ),

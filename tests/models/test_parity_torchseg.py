@@ -85,6 +85,14 @@ GOLDENS = {
     "torchseg/bisenet_x39_speed": Golden(
         "bisenet_x39", SPEED, BISENET_HEADS, BISENET_GROUPS, X39_HEADS
     ),
+    "torchseg/fcn32s_r101": Golden(
+        "fcn32s_r101",
+        (32, 16),
+        ("", "stage3"),
+        (("FCN", ("backbone", "head", "aux_heads")),),
+        lr_heads=(),
+        aux_weight=0.5,
+    ),
     "torchseg/psanet_r50": Golden(
         "psanet_r50",
         (8, 8),

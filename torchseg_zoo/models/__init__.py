@@ -1,10 +1,25 @@
 """All model families. Importing this package registers every factory."""
 
-from torchseg_zoo.models import bisenet, deeplabv3, deeplabv3plus, dfn, psanet
+from torchseg_zoo.models import (
+    bisenet,
+    deeplabv3,
+    deeplabv3plus,
+    dfn,
+    fcn,
+    psanet,
+)
 from torchseg_zoo.models.bisenet import *  # noqa: F403
 from torchseg_zoo.models.deeplabv3 import *  # noqa: F403
 from torchseg_zoo.models.deeplabv3plus import *  # noqa: F403
 from torchseg_zoo.models.dfn import *  # noqa: F403
+from torchseg_zoo.models.fcn import *  # noqa: F403
 from torchseg_zoo.models.psanet import *  # noqa: F403
 
-__all__ = [*bisenet.__all__, *deeplabv3.__all__, *deeplabv3plus.__all__, *dfn.__all__, *psanet.__all__]
+__all__ = [
+    *bisenet.__all__,
+    *deeplabv3.__all__,
+    *deeplabv3plus.__all__,
+    *dfn.__all__,
+    *fcn.__all__,
+    *psanet.__all__,
+]

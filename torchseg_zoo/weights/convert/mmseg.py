@@ -71,6 +71,24 @@ def common_config(tensors: Mapping[str, Tensor], family: str) -> dict[str, Any]:
     }
 
 
+_FCN: tuple[Rule, ...] = (
+    *RESNET,
+    (r"decode_head\.convs\.", "head.convs."),
+    (r"decode_head\.conv_cat\.", "head.merge."),
+    (r"decode_head\.conv_seg\.", "head.classifier."),
+    *AUX,
+)
+
+
+def _fcn(tensors: Mapping[str, Tensor]) -> Converted:
+    config = {
+        **common_config(tensors, "fcn"),
+        "head_channels": tensors["decode_head.conv_cat.conv.weight"].shape[0],
+        "concat": True,
+    }
+    return Converted(LAYOUT, "FCN", config, rename(tensors, [_FCN, NORM], layout=LAYOUT))
+
+
 _ASPP: tuple[Rule, ...] = (
     (r"decode_head\.image_pool\.1\.", "head.aspp.pool."),
     (r"decode_head\.aspp_modules\.", "head.aspp.branches."),
@@ -142,6 +160,7 @@ def _psanet(tensors: Mapping[str, Tensor]) -> Converted:
 # A tensor that only this head has → its converter. The first that matches is taken.
 _HEADS: dict[str, Callable[[Mapping[str, Tensor]], Converted]] = {
     "decode_head.attention.1.weight": _psanet,
+    "decode_head.conv_cat.conv.weight": _fcn,
     "decode_head.aspp_modules.1.conv.weight": _deeplabv3,
     "decode_head.c1_bottleneck.conv.weight": _deeplabv3plus,
 }

@@ -47,6 +47,14 @@ _XCEPTION39: tuple[Rule, ...] = (
 
 _BACKBONE: tuple[Rule, ...] = ((r"backbone\.", "backbone.body."),)
 
+_FCN: tuple[Rule, ...] = (
+    *_BACKBONE,
+    (r"head\.cbr\.", "head.conv."),
+    (r"head\.conv1x1\.", "head.classifier."),
+    (r"aux_head\.cbr\.", "aux_heads.stage3.conv."),
+    (r"aux_head\.conv1x1\.", "aux_heads.stage3.classifier."),
+)
+
 _PSANET: tuple[Rule, ...] = (
     *_BACKBONE,
     (r"psa_layer\.collect_reduction\.", "head.branches.0.reduce."),
@@ -160,6 +168,13 @@ def _common_config(
         ) from error
 
 
+def _fcn(tensors: Mapping[str, Tensor]) -> Converted:
+    renamed = rename(tensors, [_FCN, _NORM], layout=LAYOUT)
+    config = _common_config(tensors, renamed, "fcn32s", output_stride=32)
+    config["head_channels"] = renamed["head.classifier.weight"].shape[1]
+    return Converted(LAYOUT, "FCN", config, renamed)
+
+
 def _psanet(tensors: Mapping[str, Tensor]) -> Converted:
     renamed = rename(tensors, [_PSANET, _NORM], layout=LAYOUT)
     config = _common_config(tensors, renamed, "psanet", output_stride=8)
@@ -193,6 +208,7 @@ def _dfn_widths(renamed: Mapping[str, Tensor]) -> dict[str, int]:
 # A prefix that only this network has → its converter. The first that matches is taken.
 _NETWORKS: dict[str, Callable[[Mapping[str, Tensor]], Converted]] = {
     "context_path.": _bisenet,
+    "head.cbr.": _fcn,
     "psa_layer.": _psanet,
     "smooth_pre_rrbs.": _dfn,
 }

@@ -27,6 +27,14 @@ AUX: tuple[Rule, ...] = (
     (r"aux_classifier\.4\.", "aux_heads.stage3.classifier."),
 )
 
+_FCN: tuple[Rule, ...] = (
+    *BACKBONE,
+    (r"classifier\.0\.", "head.conv.conv."),
+    (r"classifier\.1\.", "head.conv.norm."),
+    (r"classifier\.4\.", "head.classifier."),
+    *AUX,
+)
+
 # ASPP, wherever it stands: branches, the pooled one (whose index 0 is the pooling), projection.
 ASPP: tuple[Rule, ...] = (
     (r"\.convs\.4\.1\.", ".pool.conv."),
@@ -79,6 +87,14 @@ def common_config(tensors: Mapping[str, Tensor], family: str) -> dict[str, Any]:
     }
 
 
+def _fcn(tensors: Mapping[str, Tensor]) -> Converted:
+    config = {
+        **common_config(tensors, "fcn"),
+        "head_channels": tensors["classifier.0.weight"].shape[0],
+    }
+    return Converted(LAYOUT, "FCN", config, rename(tensors, [_FCN], layout=LAYOUT))
+
+
 def _deeplabv3(tensors: Mapping[str, Tensor]) -> Converted:
     config = {
         **common_config(tensors, "deeplabv3"),
@@ -92,5 +108,6 @@ def _deeplabv3(tensors: Mapping[str, Tensor]) -> Converted:
 
 # A tensor that only this head has → its converter. The first that matches is taken.
 _HEADS: dict[str, Callable[[Mapping[str, Tensor]], Converted]] = {
+    "classifier.0.weight": _fcn,
     "classifier.0.project.0.weight": _deeplabv3,
 }
