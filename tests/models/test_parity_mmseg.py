@@ -40,11 +40,15 @@ class Golden:
 
 
 DILATED = {"decode_head": "", "auxiliary_head": "stage3"}
+ALIGNED = {"align_corners": True}
 D6 = {"backbone_options": {"output_stride": 16}, "head_dilation": 6}
 
 GOLDENS: dict[str, Golden] = {
     "mmseg/fcn_r50": Golden("fcn_r50", DILATED),
     "mmseg/fcn_d6_r50b": Golden("fcn_r50", DILATED, config=D6),
+    "mmseg/pspnet_r50": Golden("pspnet_r50", DILATED),
+    "mmseg/pspnet_r50_769": Golden("pspnet_r50", DILATED, config=ALIGNED),
+    "mmseg/pspnet_r50_ade20k": Golden("pspnet_r50", DILATED),
     "mmseg/deeplabv3_r50": Golden("deeplabv3_r50", DILATED),
     "mmseg/deeplabv3plus_r18": Golden("deeplabv3plus_r18", DILATED),
     "mmseg/deeplabv3plus_r18_wide": Golden("deeplabv3plus_r18", DILATED),

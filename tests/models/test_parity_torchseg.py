@@ -93,6 +93,14 @@ GOLDENS = {
         lr_heads=(),
         aux_weight=0.5,
     ),
+    "torchseg/pspnet_r50": Golden(
+        "pspnet_r50",
+        (8, 8),
+        ("", "stage3"),
+        (("psp_layer", ("head",)), ("aux_layer", ("aux_heads",))),
+        aux_weight=0.4,
+        log_heads=True,
+    ),
     "torchseg/psanet_r50": Golden(
         "psanet_r50",
         (8, 8),

@@ -7,6 +7,7 @@ from torchseg_zoo.models import (
     dfn,
     fcn,
     psanet,
+    pspnet,
 )
 from torchseg_zoo.models.bisenet import *  # noqa: F403
 from torchseg_zoo.models.deeplabv3 import *  # noqa: F403
@@ -14,6 +15,7 @@ from torchseg_zoo.models.deeplabv3plus import *  # noqa: F403
 from torchseg_zoo.models.dfn import *  # noqa: F403
 from torchseg_zoo.models.fcn import *  # noqa: F403
 from torchseg_zoo.models.psanet import *  # noqa: F403
+from torchseg_zoo.models.pspnet import *  # noqa: F403
 
 __all__ = [
     *bisenet.__all__,
@@ -22,4 +24,5 @@ __all__ = [
     *dfn.__all__,
     *fcn.__all__,
     *psanet.__all__,
+    *pspnet.__all__,
 ]

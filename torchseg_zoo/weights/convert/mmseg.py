@@ -89,6 +89,23 @@ def _fcn(tensors: Mapping[str, Tensor]) -> Converted:
     return Converted(LAYOUT, "FCN", config, rename(tensors, [_FCN, NORM], layout=LAYOUT))
 
 
+_PSPNET: tuple[Rule, ...] = (
+    *RESNET,
+    (r"decode_head\.psp_modules\.(\d)\.1\.", r"head.pyramid.\1."),
+    (r"decode_head\.bottleneck\.", "head.bottleneck."),
+    (r"decode_head\.conv_seg\.", "head.classifier."),
+    *AUX,
+)
+
+
+def _pspnet(tensors: Mapping[str, Tensor]) -> Converted:
+    config = {
+        **common_config(tensors, "pspnet"),
+        "channels": tensors["decode_head.conv_seg.weight"].shape[1],
+    }
+    return Converted(LAYOUT, "PSPNet", config, rename(tensors, [_PSPNET, NORM], layout=LAYOUT))
+
+
 _ASPP: tuple[Rule, ...] = (
     (r"decode_head\.image_pool\.1\.", "head.aspp.pool."),
     (r"decode_head\.aspp_modules\.", "head.aspp.branches."),
@@ -161,6 +178,7 @@ def _psanet(tensors: Mapping[str, Tensor]) -> Converted:
 _HEADS: dict[str, Callable[[Mapping[str, Tensor]], Converted]] = {
     "decode_head.attention.1.weight": _psanet,
     "decode_head.conv_cat.conv.weight": _fcn,
+    "decode_head.psp_modules.0.1.conv.weight": _pspnet,
     "decode_head.aspp_modules.1.conv.weight": _deeplabv3,
     "decode_head.c1_bottleneck.conv.weight": _deeplabv3plus,
 }

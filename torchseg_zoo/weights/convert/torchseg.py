@@ -55,6 +55,15 @@ _FCN: tuple[Rule, ...] = (
     (r"aux_head\.conv1x1\.", "aux_heads.stage3.classifier."),
 )
 
+_PSPNET: tuple[Rule, ...] = (
+    *_BACKBONE,
+    (r"psp_layer\.ppm\.(\d)\.psp/cbr\.", r"head.pyramid.\1."),
+    (r"psp_layer\.conv6\.0\.", "head.bottleneck."),
+    (r"psp_layer\.conv6\.2\.", "head.classifier."),
+    (r"aux_layer\.0\.", "aux_heads.stage3.conv."),
+    (r"aux_layer\.2\.", "aux_heads.stage3.classifier."),
+)
+
 _PSANET: tuple[Rule, ...] = (
     *_BACKBONE,
     (r"psa_layer\.collect_reduction\.", "head.branches.0.reduce."),
@@ -175,6 +184,13 @@ def _fcn(tensors: Mapping[str, Tensor]) -> Converted:
     return Converted(LAYOUT, "FCN", config, renamed)
 
 
+def _pspnet(tensors: Mapping[str, Tensor]) -> Converted:
+    renamed = rename(tensors, [_PSPNET, _NORM], layout=LAYOUT)
+    config = _common_config(tensors, renamed, "pspnet", output_stride=8)
+    config["channels"] = renamed["head.classifier.weight"].shape[1]
+    return Converted(LAYOUT, "PSPNet", config, renamed)
+
+
 def _psanet(tensors: Mapping[str, Tensor]) -> Converted:
     renamed = rename(tensors, [_PSANET, _NORM], layout=LAYOUT)
     config = _common_config(tensors, renamed, "psanet", output_stride=8)
@@ -209,6 +225,7 @@ def _dfn_widths(renamed: Mapping[str, Tensor]) -> dict[str, int]:
 _NETWORKS: dict[str, Callable[[Mapping[str, Tensor]], Converted]] = {
     "context_path.": _bisenet,
     "head.cbr.": _fcn,
+    "psp_layer.": _pspnet,
     "psa_layer.": _psanet,
     "smooth_pre_rrbs.": _dfn,
 }
