@@ -44,6 +44,10 @@ ALIGNED = {"align_corners": True}
 D6 = {"backbone_options": {"output_stride": 16}, "head_dilation": 6}
 
 GOLDENS: dict[str, Golden] = {
+    "mmseg/bisenetv1_r18": Golden(
+        "bisenet_r18",
+        {"decode_head": "", "auxiliary_head.0": "stride8", "auxiliary_head.1": "stride16"},
+    ),
     "mmseg/fcn_r50": Golden("fcn_r50", DILATED),
     "mmseg/fcn_d6_r50b": Golden("fcn_r50", DILATED, config=D6),
     "mmseg/pspnet_r50": Golden("pspnet_r50", DILATED),

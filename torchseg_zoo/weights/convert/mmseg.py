@@ -174,9 +174,60 @@ def _psanet(tensors: Mapping[str, Tensor]) -> Converted:
     return Converted(LAYOUT, "PSANet", config, rename(tensors, [_PSANET, NORM], layout=LAYOUT))
 
 
+_BISENET: tuple[Rule, ...] = (
+    (r"backbone\.context_path\.backbone\.", "backbone.body."),
+    (r"backbone\.context_path\.arm32\.", "arms.0."),
+    (r"backbone\.context_path\.arm16\.", "arms.1."),
+    (r"backbone\.context_path\.conv_head32\.", "refines.0."),
+    (r"backbone\.context_path\.conv_head16\.", "refines.1."),
+    (r"backbone\.context_path\.gap_conv\.1\.", "global_context."),
+    (r"backbone\.spatial_path\.layer1\.", "spatial_path.conv_7x7."),
+    (r"backbone\.spatial_path\.layer2\.", "spatial_path.conv_3x3_1."),
+    (r"backbone\.spatial_path\.layer3\.", "spatial_path.conv_3x3_2."),
+    (r"backbone\.spatial_path\.layer4\.", "spatial_path.conv_1x1."),
+    (r"backbone\.ffm\.conv1\.", "ffm.conv_1x1."),
+    (r"backbone\.ffm\.conv_atten\.0\.", "ffm.attention."),
+    (r"decode_head\.", "head."),
+    (r"auxiliary_head\.0\.", "aux_heads.stride8."),
+    (r"auxiliary_head\.1\.", "aux_heads.stride16."),
+)
+
+_BISENET_PARTS: tuple[Rule, ...] = (
+    (r"(arms\.\d)\.conv_layer\.", r"\1.conv_3x3."),
+    (r"(arms\.\d)\.atten_conv_layer\.1\.", r"\1.attention."),
+    (r"(head|stride16|stride8)\.convs\.0\.", r"\1.conv."),
+    (r"(head|stride16|stride8)\.conv_seg\.", r"\1.classifier."),
+)
+
+
+def _bisenet(tensors: Mapping[str, Tensor]) -> Converted:
+    renamed = rename(tensors, [_BISENET, NORM, _BISENET_PARTS], layout=LAYOUT)
+    depth = resnet_depth(tensors, "backbone.context_path.backbone.")
+    try:
+        config = {
+            "model": f"bisenet_r{depth}",
+            "backbone": f"resnet{depth}",
+            "num_classes": renamed["head.classifier.weight"].shape[0],
+            "in_channels": renamed["spatial_path.conv_7x7.conv.weight"].shape[1],
+            "align_corners": False,
+            "head_channels": renamed["head.conv.conv.weight"].shape[0],
+            "aux_channels": renamed["aux_heads.stride8.conv.conv.weight"].shape[0],
+            "fusion_reduction": None,
+            "width": renamed["spatial_path.conv_1x1.conv.weight"].shape[0],
+            "context_resize": "nearest",
+            "dropout": 0.1,
+        }
+    except KeyError as error:
+        raise CheckpointFormatError(
+            f"looks like a BiSeNetV1, but lacks {error}", where=f"layout {LAYOUT}"
+        ) from error
+    return Converted(LAYOUT, "BiSeNet", config, renamed)
+
+
 # A tensor that only this head has → its converter. The first that matches is taken.
 _HEADS: dict[str, Callable[[Mapping[str, Tensor]], Converted]] = {
     "decode_head.attention.1.weight": _psanet,
+    "backbone.ffm.conv_atten.0.conv.weight": _bisenet,
     "decode_head.conv_cat.conv.weight": _fcn,
     "decode_head.psp_modules.0.1.conv.weight": _pspnet,
     "decode_head.aspp_modules.1.conv.weight": _deeplabv3,
