@@ -29,8 +29,13 @@ ORDER = (
     ("cli",),
 )
 PLACE = {room: place for place, rooms in enumerate(ORDER) for room in rooms}
-# From data, the rooms up to models take only the two records that a checkpoint carries.
-RECORDS = ("torchseg_zoo.data.labels", "torchseg_zoo.data.preprocess")
+# From data, the rooms up to models take only the two records that a checkpoint carries, and
+# the known label sets, which the manifest names.
+RECORDS = (
+    "torchseg_zoo.data.labels",
+    "torchseg_zoo.data.label_sets",
+    "torchseg_zoo.data.preprocess",
+)
 # The package's front and its ``python -m`` entry stand outside the order; so does the version.
 OUTSIDE = ("__init__", "__main__")
 
@@ -41,6 +46,7 @@ FREE_OF_TORCH = (
     "torchseg_zoo.files",
     "torchseg_zoo.registry",
     "torchseg_zoo.data.labels",
+    "torchseg_zoo.data.label_sets",
     "torchseg_zoo.data.preprocess",
     "torchseg_zoo.data.image",
     "torchseg_zoo.data.label_map",

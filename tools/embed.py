@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torchseg_zoo as tsz
 from torchseg_zoo.data.datasets import open_dataset
+from torchseg_zoo.data.label_sets import CAMVID
 from torchseg_zoo.files import atomic_write
 from torchseg_zoo.weights import manifest
 from torchseg_zoo.weights.load import EMBEDDED, read_meta
@@ -35,6 +36,7 @@ def main() -> None:
     options = parser.parse_args()
 
     model = tsz.load_model(options.checkpoint)
+    model.labels = CAMVID  # with the raw values that files hold
     scores = tsz.evaluate(model, open_dataset(options.data, "val", model.labels))
     state = read_meta(options.checkpoint.with_name("last.safetensors"))
     name = f"{model.config.model}.{options.tag}"

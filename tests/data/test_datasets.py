@@ -18,7 +18,8 @@ from torchseg_zoo.data.datasets import (
     list_file,
     open_dataset,
 )
-from torchseg_zoo.data.labels import CAMVID, CITYSCAPES, LabelSet, generic_labels
+from torchseg_zoo.data.label_sets import CAMVID, CITYSCAPES
+from torchseg_zoo.data.labels import LabelSet, generic_labels
 from torchseg_zoo.errors import ArgumentError, DataError
 
 LABELS = generic_labels(3)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from torchseg_zoo.data.datasets.drawn import EXAMPLE_SEED, DrawnStreets, draw_street
-from torchseg_zoo.data.labels import CAMVID
+from torchseg_zoo.data.label_sets import CAMVID
 from torchseg_zoo.data.sample import Sample
 from torchseg_zoo.errors import ArgumentError
 

@@ -22,7 +22,7 @@ from torchseg_zoo.data.image import (
     write_png,
 )
 from torchseg_zoo.data.label_map import read_label
-from torchseg_zoo.data.labels import CAMVID
+from torchseg_zoo.data.label_sets import CAMVID
 from torchseg_zoo.errors import ArgumentError, DataError
 
 # Pictures that must be read

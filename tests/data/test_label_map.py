@@ -14,7 +14,8 @@ from torchseg_zoo.data.image import (
     read_image,
 )
 from torchseg_zoo.data.label_map import check_label_values, read_label, to_train_ids
-from torchseg_zoo.data.labels import CAMVID, CITYSCAPES, LabelSet, generic_labels
+from torchseg_zoo.data.label_sets import CAMVID, CITYSCAPES
+from torchseg_zoo.data.labels import LabelSet, generic_labels
 from torchseg_zoo.errors import ArgumentError, DataError
 
 INDICES = np.array([[0, 1, 2, 3], [10, 0, 255, 1], [3, 2, 1, 0]], np.uint8)

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFont
 
-from torchseg_zoo.data.labels import CAMVID, CITYSCAPES, LabelSet, generic_labels
+from torchseg_zoo.data.label_sets import CAMVID, CITYSCAPES
+from torchseg_zoo.data.labels import LabelSet, generic_labels
 from torchseg_zoo.errors import ArgumentError, DataError
 from torchseg_zoo.inference import render
 from torchseg_zoo.inference.render import colorize, confidence_picture, overlay

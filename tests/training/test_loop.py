@@ -17,7 +17,8 @@ from torch import nn
 
 import torchseg_zoo as tsz
 from torchseg_zoo.data.datasets import DrawnStreets
-from torchseg_zoo.data.labels import CAMVID, LabelSet, generic_labels
+from torchseg_zoo.data.label_sets import CAMVID
+from torchseg_zoo.data.labels import LabelSet, generic_labels
 from torchseg_zoo.data.sample import Sample
 from torchseg_zoo.errors import ArgumentError, DataError, ResumeError, TrainError
 from torchseg_zoo.evaluation.evaluate import evaluate

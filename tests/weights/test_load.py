@@ -13,7 +13,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import torchseg_zoo as tsz
-from torchseg_zoo.data.labels import CAMVID, generic_labels
+from torchseg_zoo.data.label_sets import CAMVID
+from torchseg_zoo.data.labels import generic_labels
 from torchseg_zoo.data.preprocess import Preprocess
 from torchseg_zoo.errors import CheckpointFormatError, DataError, ZooError
 from torchseg_zoo.models.base import SegmentationModel

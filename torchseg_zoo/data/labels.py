@@ -1,8 +1,8 @@
-"""Label sets: what the class indices of a model or data set mean."""
+"""Label sets: what the class indices of a model or data set mean. The known ones: ``label_sets``."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,7 @@ from torchseg_zoo.errors import ArgumentError
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["CAMVID", "CITYSCAPES", "LABEL_SETS", "LabelSet", "generic_labels"]
+__all__ = ["LabelSet", "generic_labels"]
 
 Color = tuple[int, int, int]
 
@@ -85,14 +85,6 @@ class LabelSet:
         )
 
 
-def _labels(
-    name: str, rows: Sequence[tuple[str, Color]], raw_ids: Mapping[int, int] | None = None
-) -> LabelSet:
-    return LabelSet(
-        name, tuple(name for name, _ in rows), tuple(color for _, color in rows), raw_ids=raw_ids
-    )
-
-
 def generic_labels(num_classes: int, name: str = "custom") -> LabelSet:
     """Label set with numbered names and well-separated colours, for models without named classes.
 
@@ -108,55 +100,3 @@ def generic_labels(num_classes: int, name: str = "custom") -> LabelSet:
             bits >>= 3
         palette.append((color[0], color[1], color[2]))
     return LabelSet(name, tuple(f"class {i}" for i in range(num_classes)), tuple(palette))
-
-
-CITYSCAPES = _labels(
-    "cityscapes",
-    [
-        ("road", (128, 64, 128)),
-        ("sidewalk", (244, 35, 232)),
-        ("building", (70, 70, 70)),
-        ("wall", (102, 102, 156)),
-        ("fence", (190, 153, 153)),
-        ("pole", (153, 153, 153)),
-        ("traffic light", (250, 170, 30)),
-        ("traffic sign", (220, 220, 0)),
-        ("vegetation", (107, 142, 35)),
-        ("terrain", (152, 251, 152)),
-        ("sky", (70, 130, 180)),
-        ("person", (220, 20, 60)),
-        ("rider", (255, 0, 0)),
-        ("car", (0, 0, 142)),
-        ("truck", (0, 0, 70)),
-        ("bus", (0, 60, 100)),
-        ("train", (0, 80, 100)),
-        ("motorcycle", (0, 0, 230)),
-        ("bicycle", (119, 11, 32)),
-    ],
-    raw_ids={
-        raw: train
-        for train, raw in enumerate(
-            (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
-        )
-    },
-)
-
-CAMVID = _labels(
-    "camvid",
-    [
-        ("sky", (128, 128, 128)),
-        ("building", (128, 0, 0)),
-        ("pole", (192, 192, 128)),
-        ("road", (128, 64, 128)),
-        ("pavement", (60, 40, 222)),
-        ("tree", (128, 128, 0)),
-        ("sign", (192, 128, 128)),
-        ("fence", (64, 64, 128)),
-        ("car", (64, 0, 128)),
-        ("pedestrian", (64, 64, 0)),
-        ("bicyclist", (0, 128, 192)),
-    ],
-    raw_ids={index: index for index in range(11)},
-)
-
-LABEL_SETS: dict[str, LabelSet] = {labels.name: labels for labels in (CITYSCAPES, CAMVID)}

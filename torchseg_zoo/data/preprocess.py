@@ -26,13 +26,20 @@ class Preprocess:
     Args:
         mean: per channel, on the 0..1 scale, in RGB order.
         std: per channel, on the 0..1 scale, in RGB order.
-        resize: (height, width) that pictures are resized to before the network, or ``None`` to
-            take them as they are.
+        resize: (height, width) that pictures are resized to before the network, or ``None``.
+        short_side: pixels that the shorter side is brought to, the shape kept; not with ``resize``.
+        long_side: the same for the longer side. With both, the smaller picture counts: it fits.
+
+    With none of the three, pictures go in as they are: so do networks want them that were trained
+    on pictures of one known size. Others have seen all pictures brought to about one size, and
+    meet a larger photo at the wrong scale without it.
     """
 
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
     resize: Size | None = None
+    short_side: int | None = None
+    long_side: int | None = None
 
     def __post_init__(self) -> None:
         if len(self.mean) != len(self.std) or any(value <= 0 for value in self.std):
@@ -41,6 +48,32 @@ class Preprocess:
                 where="preprocess",
                 fix="give one mean and one positive std per channel",
             )
+        sides = [side for side in (self.short_side, self.long_side) if side is not None]
+        if self.resize is not None and sides:
+            raise ArgumentError(
+                "resize and a side exclude each other", where="preprocess", fix="give one of them"
+            )
+        if any(side < 1 for side in (*sides, *(self.resize or ()))):
+            raise ArgumentError(
+                "pictures cannot be resized to nothing", where="preprocess", fix="give pixels"
+            )
+
+    def input_size(self, height: int, width: int) -> Size:
+        """The size that a picture of (height, width) is resized to before the network."""
+        if self.resize is not None:
+            return self.resize
+        factors = []
+        if self.short_side is not None:
+            factors.append(self.short_side / min(height, width))
+        if self.long_side is not None:
+            factors.append(self.long_side / max(height, width))
+        if not factors:
+            return height, width
+        # Half a pixel is rounded up, as mmsegmentation does it.
+        return (
+            max(1, int(height * min(factors) + 0.5)),
+            max(1, int(width * min(factors) + 0.5)),
+        )
 
     def array(self, image: np.ndarray) -> np.ndarray:
         """(H, W, C) uint8 → (H, W, C) float32, normalised; the size is unchanged."""
@@ -70,25 +103,39 @@ class Preprocess:
 
     def describe(self) -> str:
         """One sentence in plain words."""
-        size = "at its own size" if self.resize is None else "resized to {}×{}".format(*self.resize)
         return (
-            f"RGB {size}, pixel / 255, minus mean {_numbers(self.mean)}, "
+            f"RGB {self._size_in_words()}, pixel / 255, minus mean {_numbers(self.mean)}, "
             f"divided by std {_numbers(self.std)}"
         )
 
+    def _size_in_words(self) -> str:
+        if self.resize is not None:
+            return "resized to {}×{}".format(*self.resize)
+        sides = [
+            f"{name} side {side}"
+            for name, side in (("short", self.short_side), ("long", self.long_side))
+            if side is not None
+        ]
+        return f"resized to {' or '.join(sides)}" if sides else "at its own size"
+
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON-able form; ``from_dict`` reads it back."""
-        record = asdict(self)
-        return {key: list(value) for key, value in record.items() if value is not None}
+        return {
+            key: list(value) if isinstance(value, tuple) else value
+            for key, value in asdict(self).items()
+            if value is not None
+        }
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> Preprocess:
         """Reads the form written by ``to_dict``."""
-        resize = record.get("resize")
+        resize, short, long = (record.get(key) for key in ("resize", "short_side", "long_side"))
         return cls(
             mean=tuple(float(v) for v in record["mean"]),
             std=tuple(float(v) for v in record["std"]),
             resize=None if resize is None else (int(resize[0]), int(resize[1])),
+            short_side=None if short is None else int(short),
+            long_side=None if long is None else int(long),
         )
 
 

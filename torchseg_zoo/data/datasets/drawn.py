@@ -12,7 +12,7 @@ import numpy as np
 
 from torchseg_zoo.data.datasets._drawing import Canvas, make_light
 from torchseg_zoo.data.datasets._drawn_street import Street
-from torchseg_zoo.data.labels import CAMVID
+from torchseg_zoo.data.label_sets import CAMVID
 from torchseg_zoo.data.sample import Sample
 from torchseg_zoo.errors import ArgumentError
 

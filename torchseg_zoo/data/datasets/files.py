@@ -8,7 +8,8 @@ from pathlib import Path
 
 from torchseg_zoo.data.image import list_images, read_image
 from torchseg_zoo.data.label_map import check_label_values, read_label, to_train_ids
-from torchseg_zoo.data.labels import CAMVID, LabelSet
+from torchseg_zoo.data.label_sets import CAMVID
+from torchseg_zoo.data.labels import LabelSet
 from torchseg_zoo.data.sample import Sample
 from torchseg_zoo.errors import DataError
 from torchseg_zoo.files import open_regular, printable
