@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from torchseg_zoo.models import *  # noqa: F403
     from torchseg_zoo.models.base import SegmentationModel
     from torchseg_zoo.models.checkpoint import load_model, model_from_state_dict, save_model
+    from torchseg_zoo.models.summary import summary
     from torchseg_zoo.training.config import TrainConfig
     from torchseg_zoo.training.loop import train
 
@@ -39,6 +40,7 @@ _LAZY = {
     "model_from_state_dict": "torchseg_zoo.models.checkpoint",
     "predict": "torchseg_zoo.inference.predict",
     "save_model": "torchseg_zoo.models.checkpoint",
+    "summary": "torchseg_zoo.models.summary",
     "train": "torchseg_zoo.training.loop",
 }
 
@@ -58,6 +60,7 @@ __all__ = [
     "predict",
     "register_model",
     "save_model",
+    "summary",
     "train",
 ]
 

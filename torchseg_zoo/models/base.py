@@ -17,6 +17,7 @@ from torchseg_zoo.data.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
 from torchseg_zoo.errors import ArgumentError, CheckpointFormatError, InputShapeError
 from torchseg_zoo.layers import resize
 from torchseg_zoo.models.fuse import fold_norms, foldable_norms
+from torchseg_zoo.models.paper import Paper
 from torchseg_zoo.types import SegOutput, Size
 from torchseg_zoo.weights import manifest
 from torchseg_zoo.weights.load import build_loaded, checkpoint_file, read_tensors
@@ -67,7 +68,7 @@ class ModelConfig:
     num_classes: int = 19
     in_channels: int = 3
     align_corners: bool = True
-    backbone_options: BackboneOptions = BackboneOptions()
+    backbone_options: BackboneOptions = BackboneOptions()  # noqa: RUF009  (frozen)
 
     def __post_init__(self) -> None:
         if not isinstance(self.num_classes, int) or self.num_classes < 1:
@@ -128,7 +129,7 @@ class SegmentationModel(nn.Module, abc.ABC):
     """Base of all families.
 
     ``model(x)`` takes a normalised (N, C, H, W) float tensor and returns logits (N, K, H, W), in
-    training and evaluation alike. To label pictures, use ``torchseg_zoo.predict``, which normalises.
+    training and evaluation alike. To label pictures, use ``torchseg_zoo.predict``: it normalises.
 
     Args:
         config: rebuilds the model.
@@ -139,11 +140,13 @@ class SegmentationModel(nn.Module, abc.ABC):
         labels: what the classes mean; travels with the checkpoint.
         input_rule: which input sizes work.
         fused: whether ``fuse`` was called.
+        paper: the publication, where there is one.
     """
 
     config: ModelConfig
     backbone: Backbone
     config_class: ClassVar[type[ModelConfig]]
+    paper: ClassVar[Paper | None] = None
     input_rule: InputRule = InputRule()
     # Batch norm over one pooled value per picture has no variance when there is one picture.
     pooled_norm: ClassVar[bool] = False
@@ -263,7 +266,7 @@ class SegmentationModel(nn.Module, abc.ABC):
         )
 
     def fuse(self) -> Self:
-        """Prepares the model for inference, in place: folds batch norms, lays weights channels-last.
+        """Prepares the model for inference, in place: no batch norms, channels-last weights.
 
         Outputs stay equal up to rounding. A fused model can neither be trained nor saved, and its
         auxiliary heads are removed.

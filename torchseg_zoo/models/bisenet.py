@@ -26,6 +26,7 @@ from torchseg_zoo.backbones import create_backbone
 from torchseg_zoo.errors import ArgumentError
 from torchseg_zoo.layers import ConvHead, ConvNormAct, global_pool, init_head
 from torchseg_zoo.models.base import ModelConfig, SegmentationModel, build
+from torchseg_zoo.models.paper import Paper
 from torchseg_zoo.registry import register_model
 from torchseg_zoo.types import SegOutput
 
@@ -142,6 +143,20 @@ class BiSeNet(SegmentationModel):
 
     config: BiSeNetConfig
     config_class = BiSeNetConfig
+    paper = Paper(
+        key="yu2018bisenet",
+        title="BiSeNet: Bilateral Segmentation Network for Real-time Semantic Segmentation",
+        authors=(
+            "Changqian Yu",
+            "Jingbo Wang",
+            "Chao Peng",
+            "Changxin Gao",
+            "Gang Yu",
+            "Nong Sang",
+        ),
+        venue="ECCV 2018",
+        url="https://arxiv.org/abs/1808.00897",
+    )
     pooled_norm = True
 
     def __init__(self, config: BiSeNetConfig, *, pretrained_backbone: bool = False) -> None:

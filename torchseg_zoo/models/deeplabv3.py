@@ -38,6 +38,7 @@ from torchseg_zoo.backbones import BackboneOptions, create_backbone
 from torchseg_zoo.errors import ArgumentError
 from torchseg_zoo.layers import ConvHead, ConvNormAct, global_pool, init_head
 from torchseg_zoo.models.base import ModelConfig, SegmentationModel, build
+from torchseg_zoo.models.paper import Paper
 from torchseg_zoo.registry import register_model
 from torchseg_zoo.types import SegOutput
 
@@ -204,6 +205,18 @@ class DeepLabV3(DeepLab):
 
     config: DeepLabV3Config
     config_class = DeepLabV3Config
+    paper = Paper(
+        key="chen2017deeplabv3",
+        title="Rethinking Atrous Convolution for Semantic Image Segmentation",
+        authors=(
+            "Liang-Chieh Chen",
+            "George Papandreou",
+            "Florian Schroff",
+            "Hartwig Adam",
+        ),
+        venue="arXiv 2017",
+        url="https://arxiv.org/abs/1706.05587",
+    )
 
     def __init__(self, config: DeepLabV3Config, *, pretrained_backbone: bool = False) -> None:
         super().__init__(config, levels=2, pretrained_backbone=pretrained_backbone)

@@ -42,6 +42,7 @@ from torchseg_zoo.errors import ArgumentError
 from torchseg_zoo.layers import ConvNormAct, resize
 from torchseg_zoo.models.base import build
 from torchseg_zoo.models.deeplabv3 import ASPP, ASPPConfig, DeepLab, conv_3x3, multi_grid_options
+from torchseg_zoo.models.paper import Paper
 from torchseg_zoo.registry import register_model
 
 __all__ = [
@@ -116,6 +117,19 @@ class DeepLabV3Plus(DeepLab):
 
     config: DeepLabV3PlusConfig
     config_class = DeepLabV3PlusConfig
+    paper = Paper(
+        key="chen2018deeplabv3plus",
+        title="Encoder-Decoder with Atrous Separable Convolution for Semantic Image Segmentation",
+        authors=(
+            "Liang-Chieh Chen",
+            "Yukun Zhu",
+            "George Papandreou",
+            "Florian Schroff",
+            "Hartwig Adam",
+        ),
+        venue="ECCV 2018",
+        url="https://arxiv.org/abs/1802.02611",
+    )
 
     def __init__(self, config: DeepLabV3PlusConfig, *, pretrained_backbone: bool = False) -> None:
         super().__init__(config, levels=4, pretrained_backbone=pretrained_backbone)

@@ -23,6 +23,7 @@ from torchseg_zoo.backbones import create_backbone
 from torchseg_zoo.errors import ArgumentError
 from torchseg_zoo.layers import ConvNormAct, global_pool, init_head, resize
 from torchseg_zoo.models.base import InputRule, ModelConfig, SegmentationModel, build
+from torchseg_zoo.models.paper import Paper
 from torchseg_zoo.registry import register_model
 from torchseg_zoo.types import SegOutput
 
@@ -140,6 +141,20 @@ class DFN(SegmentationModel):
 
     config: DFNConfig
     config_class = DFNConfig
+    paper = Paper(
+        key="yu2018dfn",
+        title="Learning a Discriminative Feature Network for Semantic Segmentation",
+        authors=(
+            "Changqian Yu",
+            "Jingbo Wang",
+            "Chao Peng",
+            "Changxin Gao",
+            "Gang Yu",
+            "Nong Sang",
+        ),
+        venue="CVPR 2018",
+        url="https://arxiv.org/abs/1804.09337",
+    )
     input_rule = InputRule(multiple=32)
     pooled_norm = True
 

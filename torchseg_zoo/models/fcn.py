@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torchseg_zoo.backbones import BackboneOptions, create_backbone
 from torchseg_zoo.layers import ConvHead, ConvNormAct, init_head
 from torchseg_zoo.models.base import ModelConfig, SegmentationModel, build
+from torchseg_zoo.models.paper import Paper
 from torchseg_zoo.registry import register_model
 from torchseg_zoo.types import SegOutput
 
@@ -91,6 +92,17 @@ class FCN(SegmentationModel):
 
     config: FCNConfig
     config_class = FCNConfig
+    paper = Paper(
+        key="long2015fcn",
+        title="Fully Convolutional Networks for Semantic Segmentation",
+        authors=(
+            "Jonathan Long",
+            "Evan Shelhamer",
+            "Trevor Darrell",
+        ),
+        venue="CVPR 2015",
+        url="https://arxiv.org/abs/1411.4038",
+    )
 
     def __init__(self, config: FCNConfig, *, pretrained_backbone: bool = False) -> None:
         super().__init__(config)

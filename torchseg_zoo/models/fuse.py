@@ -42,10 +42,10 @@ class _Watch(TorchFunctionMode):
 
 
 def foldable_norms(model: nn.Module, run: Callable[[nn.Module], object]) -> list[tuple[str, str]]:
-    """Pairs (convolution, batch norm) where the norm is the only reader of the convolution's output.
+    """Pairs (convolution, batch norm) where the norm alone reads the convolution's output.
 
-    The model is run once on the meta device and watched, so no list of layer names is needed and any
-    backbone will do.
+    The model is run once on the meta device and watched, so no list of layer names is needed and
+    any backbone will do.
 
     Args:
         model: in evaluation mode.
@@ -89,7 +89,7 @@ def foldable_norms(model: nn.Module, run: Callable[[nn.Module], object]) -> list
 
 
 def fold_norms(model: nn.Module, pairs: Iterable[tuple[str, str]]) -> None:
-    """Folds each norm into its convolution, in place; what follows a norm (timm's activation) stays."""
+    """Folds each norm into its convolution, in place; an activation inside a norm (timm's) stays."""
     for conv_name, norm_name in pairs:
         conv, norm = model.get_submodule(conv_name), model.get_submodule(norm_name)
         assert isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d)

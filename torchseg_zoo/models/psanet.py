@@ -39,6 +39,7 @@ from torchseg_zoo.backbones import BackboneOptions, create_backbone
 from torchseg_zoo.errors import ArgumentError
 from torchseg_zoo.layers import ConvHead, ConvNormAct, init_head, resize
 from torchseg_zoo.models.base import InputRule, ModelConfig, SegmentationModel, build
+from torchseg_zoo.models.paper import Paper
 from torchseg_zoo.registry import register_model
 from torchseg_zoo.types import SegOutput, Size
 
@@ -286,6 +287,21 @@ class PSANet(SegmentationModel):
 
     config: PSANetConfig
     config_class = PSANetConfig
+    paper = Paper(
+        key="zhao2018psanet",
+        title="PSANet: Point-wise Spatial Attention Network for Scene Parsing",
+        authors=(
+            "Hengshuang Zhao",
+            "Yi Zhang",
+            "Shu Liu",
+            "Jianping Shi",
+            "Chen Change Loy",
+            "Dahua Lin",
+            "Jiaya Jia",
+        ),
+        venue="ECCV 2018",
+        url="https://hszhao.github.io/projects/psanet/",
+    )
 
     def __init__(self, config: PSANetConfig, *, pretrained_backbone: bool = False) -> None:
         super().__init__(config)

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torchseg_zoo.backbones import BackboneOptions, create_backbone
 from torchseg_zoo.layers import ConvHead, ConvNormAct, init_head, pool_to_bins
 from torchseg_zoo.models.base import ModelConfig, SegmentationModel, build
+from torchseg_zoo.models.paper import Paper
 from torchseg_zoo.registry import register_model
 from torchseg_zoo.types import SegOutput
 
@@ -130,6 +131,19 @@ class PSPNet(SegmentationModel):
 
     config: PSPNetConfig
     config_class = PSPNetConfig
+    paper = Paper(
+        key="zhao2017pspnet",
+        title="Pyramid Scene Parsing Network",
+        authors=(
+            "Hengshuang Zhao",
+            "Jianping Shi",
+            "Xiaojuan Qi",
+            "Xiaogang Wang",
+            "Jiaya Jia",
+        ),
+        venue="CVPR 2017",
+        url="https://arxiv.org/abs/1612.01105",
+    )
     pooled_norm = True
 
     def __init__(self, config: PSPNetConfig, *, pretrained_backbone: bool = False) -> None:

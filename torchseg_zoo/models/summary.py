@@ -26,8 +26,8 @@ class Summary:
         parameters: trainable values, auxiliary heads included.
         inference_parameters: without the auxiliary heads.
         size: (height, width) that the work was counted at.
-        gmacs: billions of multiply-accumulates of one picture of that size, auxiliary heads left out;
-            convolutions and matrix products are counted, element-wise work is not.
+        gmacs: billions of multiply-accumulates for one picture of that size, auxiliary heads left
+            out; convolutions and matrix products are counted, element-wise work is not.
         channels: channels of the backbone's maps that the head reads, shallow to deep.
         strides: their strides.
         head_stride: input pixels per cell of the logits before they are resized.
