@@ -31,14 +31,16 @@ NAMES = [
 SIGNATURES = {
     "create_model": "(name: 'str', pretrained: 'str | None' = None, **options: 'Any')"
     " -> 'SegmentationModel'",
-    "evaluate": "(model: 'SegmentationModel', dataset: 'Dataset', *, progress: 'bool' = True)"
+    "evaluate": "(model: 'SegmentationModel', dataset: 'Dataset', *, "
+    "mode: 'Mode | None' = None, progress: 'bool' = True)"
     " -> 'Scores'",
     "list_checkpoints": "(model: 'str | None' = None) -> 'list[Checkpoint]'",
     "list_models": "(pattern: 'str' = '*', *, pretrained: 'bool' = False) -> 'list[str]'",
     "load_model": "(path: 'str | Path') -> 'SegmentationModel'",
     "model_from_state_dict": "(state_dict: 'Mapping[str, Any]', *, layout: 'str | None' = None,"
     " config: 'Mapping[str, Any] | None' = None) -> 'SegmentationModel'",
-    "predict": "(model: 'SegmentationModel', image: 'object') -> 'Prediction'",
+    "predict": "(model: 'SegmentationModel', image: 'object', *, mode: 'Mode | None' = None)"
+    " -> 'Prediction'",
     "register_model": "(factory: '_Factory') -> '_Factory'",
     "save_model": "(model: 'SegmentationModel', path: 'str | Path') -> 'None'",
     "train": "(config: 'TrainConfig', *, train_set: 'Dataset | None' = None,"

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 
 from torchseg_zoo.backbones import BackboneOptions
 from torchseg_zoo.errors import ArgumentError, InputShapeError
+from torchseg_zoo.inference.modes import Whole
 from torchseg_zoo.inference.predict import predict
 from torchseg_zoo.models.checkpoint import load_model, save_model
 from torchseg_zoo.models.psanet import (
@@ -87,11 +88,12 @@ def test_compact_forms_take_one_size(fields: dict[str, Any], fixed: tuple[int, i
         model(torch.randn(1, 3, height + 1, width))
 
 
-def test_predict_pads_to_the_fixed_size_and_refuses_more() -> None:
+def test_predict_pads_to_the_fixed_size_and_slides_over_more() -> None:
     model = tiny(attention="compact", mask_size=(8, 8))
-    assert predict(model, np.zeros((40, 64, 3), np.uint8)).labels.shape == (40, 64)
-    with pytest.raises(InputShapeError, match="picture is 40×65 but psanet_r50 works at 64×64"):
-        predict(model, np.zeros((40, 65, 3), np.uint8))
+    for size in ((40, 64), (40, 65), (150, 70)):
+        assert predict(model, np.zeros((*size, 3), np.uint8)).labels.shape == size
+    with pytest.raises(InputShapeError, match="picture is 40×65 but the model works at 64×64 only"):
+        predict(model, np.zeros((40, 65, 3), np.uint8), mode=Whole())
 
 
 @pytest.mark.parametrize("direction", ["both", "collect", "distribute"])

@@ -1,4 +1,4 @@
-"""Whole-image evaluation."""
+"""Evaluation on labelled pictures."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import torch
 from tqdm import tqdm
 
 from torchseg_zoo.data.sample import Dataset
-from torchseg_zoo.data.transforms import resize_image
 from torchseg_zoo.errors import DataError
-from torchseg_zoo.inference.tail import label_map
+from torchseg_zoo.inference.modes import Mode
+from torchseg_zoo.inference.scoring import label
 from torchseg_zoo.metrics import ConfusionMatrix, Scores
 from torchseg_zoo.models.base import SegmentationModel
 
@@ -16,15 +16,20 @@ __all__ = ["evaluate"]
 
 
 @torch.inference_mode()
-def evaluate(model: SegmentationModel, dataset: Dataset, *, progress: bool = True) -> Scores:
-    """Scores a model on whole pictures at their own size, single scale, no flip.
+def evaluate(
+    model: SegmentationModel, dataset: Dataset, *, mode: Mode | None = None, progress: bool = True
+) -> Scores:
+    """Scores a model at the size of the label maps.
 
     Args:
-        model: the model; its mode is put back afterwards.
+        model: the model; whether it was training is put back afterwards.
         dataset: pictures with labels in the model's classes.
+        mode: ``Whole``, ``Sliding`` or ``MultiScaleFlip``; by default ``Whole`` (single scale, no
+            flip), or for a model of one fixed input size windows of that size.
         progress: show a bar on stderr.
 
     Raises:
+        ArgumentError: if the model cannot work in ``mode``.
         DataError: if the class counts differ, the set is empty, a sample has no labels, or no pixel
             of all label maps has a class.
     """
@@ -47,14 +52,9 @@ def evaluate(model: SegmentationModel, dataset: Dataset, *, progress: bool = Tru
                 raise DataError(
                     "this sample has no labels", where=sample.name, fix="list image<TAB>label"
                 )
-            image = sample.image
-            if model.preprocess.resize is not None:
-                image = resize_image(image, model.preprocess.resize)
-            logits = model(model.preprocess.tensor(image).to(device), upsample=False)
-            predicted = label_map(
-                logits, sample.label.shape, align_corners=model.config.align_corners
-            )
-            matrix.update(torch.from_numpy(sample.label).to(device), predicted[0])
+            size = (sample.label.shape[0], sample.label.shape[1])
+            predicted = label(model, sample.image, mode, size=size)
+            matrix.update(torch.from_numpy(sample.label).to(device), predicted)
     finally:
         model.train(was_training)
     if not matrix.counts.any():

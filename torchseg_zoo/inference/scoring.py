@@ -1,0 +1,361 @@
+"""Carries out inference modes: a picture in, class scores or labels out, all on the model's device.
+
+Windows are cut from one normalised tensor and go through the network together, mirrored ones
+included. Logits leave it at the head's own stride; they are resized, turned into probabilities and
+added up in bands of rows that fit a CPU's cache, each only where its window lies. Where every pixel
+is seen once, nothing is added up at all and the label tail does the work.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from torchseg_zoo.errors import ArgumentError, described
+from torchseg_zoo.inference import tail
+from torchseg_zoo.inference.modes import Merge, Mode, MultiScaleFlip, check_mode, default_mode
+from torchseg_zoo.inference.resize import bands, resize_photo
+from torchseg_zoo.inference.views import (
+    Network,
+    View,
+    cut,
+    device_and_type,
+    each_logits,
+    head_logits,
+    scaled,
+)
+from torchseg_zoo.types import Size
+
+__all__ = ["Scored", "label", "score", "scores"]
+
+
+class Scored(abc.ABC):
+    """Scores of one picture, not yet reduced to what the caller wants.
+
+    Attributes:
+        light: whether it holds no more than logits at the head's stride.
+    """
+
+    light: bool
+
+    @abc.abstractmethod
+    def scores(self) -> Tensor:
+        """(K, H, W); see the function ``scores``."""
+
+    @abc.abstractmethod
+    def labels(self) -> Tensor:
+        """(H, W) uint8: the class of the largest score."""
+
+    @abc.abstractmethod
+    def confidence(self) -> Tensor:
+        """(H, W) float32 in 0..1: the chosen class's share of the scores, or its probability."""
+
+
+def scores(
+    model: Network,
+    image: np.ndarray,
+    mode: Mode | None = None,
+    *,
+    size: Size | None = None,
+    batch: int | None = None,
+) -> Tensor:
+    """Class scores of one picture.
+
+    Args:
+        model: a model in evaluation mode, or anything with what ``Network`` lists.
+        image: (H, W, 3) uint8, RGB. ``model.preprocess.resize`` is applied first, if set.
+        mode: what the model sees and how it is merged; by default ``default_mode``.
+        size: (height, width) of the scores; by default the picture's.
+        batch: windows that go through the network at once; by default by their size and the device.
+
+    Returns:
+        (K, *size) on the model's device: probabilities that sum to 1 (``"probability-mean"``),
+        logits (``"logit-mean"``), both float32, or undivided sums of probabilities
+        (``"torchseg"``), float64 as the seed adds up scales.
+
+    Raises:
+        ArgumentError: if the image, the mode, the size or the batch cannot work.
+        InputShapeError: if the model cannot take its windows.
+    """
+    return score(model, image, mode, size=size, batch=batch).scores()
+
+
+def label(
+    model: Network,
+    image: np.ndarray,
+    mode: Mode | None = None,
+    *,
+    size: Size | None = None,
+    batch: int | None = None,
+) -> Tensor:
+    """Labels of one picture: the class of the largest score; arguments as in ``scores``.
+
+    Returns:
+        (*size) uint8 on the model's device.
+    """
+    return score(model, image, mode, size=size, batch=batch).labels()
+
+
+@torch.inference_mode()
+def score(
+    model: Network,
+    image: np.ndarray,
+    mode: Mode | None = None,
+    *,
+    size: Size | None = None,
+    batch: int | None = None,
+) -> Scored:
+    """Runs the network; what comes back gives scores, labels or confidences.
+
+    Arguments and errors are those of ``scores``.
+    """
+    mode = default_mode(model.input_rule) if mode is None else mode
+    check_mode(mode, model.input_rule)
+    _check_image(image)
+    size = (image.shape[0], image.shape[1]) if size is None else size
+    if min(size) < 1:
+        raise ArgumentError(f"{size} is no size", where="size", fix="give sides above 0")
+    if batch is not None and batch < 1:
+        raise ArgumentError(f"{batch} is below 1", where="batch", fix="give at least 1")
+    if not isinstance(mode, MultiScaleFlip):
+        mode = MultiScaleFlip((1.0,), False, mode, mode.merge)
+    device, _ = device_and_type(model)
+    pixels = torch.from_numpy(np.require(image, requirements=["C", "W"])).to(device)
+    if model.preprocess.resize is not None:
+        pixels = resize_photo(pixels, model.preprocess.resize)
+    if len(mode.scales) == 1 and not mode.flip:
+        view = cut(scaled(pixels, mode.scales[0], mode.merge), model, mode.view)
+        if _seen_once(view, size, mode.merge):
+            logits = torch.cat(list(head_logits(model, view.inputs((False,)), batch)))
+            return _Tiled(logits, view, size, mode.merge, model.config.align_corners)
+    return _summed(model, pixels, mode, size, batch)
+
+
+def _check_image(image: object) -> None:
+    if (
+        not isinstance(image, np.ndarray)
+        or image.dtype != np.uint8
+        or image.ndim != 3
+        or 0 in image.shape
+    ):
+        raise ArgumentError(
+            f"got {described(image)} for a picture",
+            where="image",
+            fix="pass (H, W, 3) uint8 RGB; data.image.as_rgb makes it of most things",
+        )
+
+
+def _seen_once(view: View, size: Size, merge: Merge) -> bool:
+    """Whether labels need no sums: every pixel lies in one window, and scores keep their size."""
+    if view.direct and merge != "torchseg":
+        return True  # logits go from the head's stride to the wanted size in one step
+    area = view.window[0] * view.window[1] * len(view.corners)
+    return view.size == size and area == view.x.shape[1] * view.x.shape[2]
+
+
+@dataclass(frozen=True)
+class _Tiled(Scored):
+    """Logits at the head's stride; every pixel lies in exactly one window.
+
+    Args:
+        logits: (windows, K, h/s, w/s).
+        view: the windows.
+        size: (height, width) of what is wanted; the view's, unless that is ``direct``.
+        merge: decides what the scores are.
+        align_corners: of the model.
+    """
+
+    logits: Tensor
+    view: View
+    size: Size
+    merge: Merge
+    align_corners: bool
+    light = True
+
+    @torch.inference_mode()
+    def scores(self) -> Tensor:
+        total = _Total(self.size, self.merge)
+        window = self.size if self.view.direct else self.view.window
+        probabilities = self.merge != "logit-mean"
+        for logits, corner in zip(self.logits, self.view.corners, strict=True):
+            place, inside = self.view.place(corner, mirrored=False)
+            if self.view.direct:
+                place = inside = (slice(None), slice(None))
+            total.add(logits, window, 1.0, self.align_corners, probabilities, place, inside)
+        return total.scores()
+
+    def labels(self) -> Tensor:
+        return self._map(tail.label_map)
+
+    def confidence(self) -> Tensor:
+        return self._map(tail.confidence)
+
+    @torch.inference_mode()
+    def _map(self, compute: tail.Tail) -> Tensor:
+        if self.view.direct:
+            return compute(self.logits, self.size, align_corners=self.align_corners)[0]
+        whole: Tensor | None = None
+        for index, corner in enumerate(self.view.corners):
+            (rows, columns), inside = self.view.place(corner, mirrored=False)
+            part = compute(
+                self.logits[index : index + 1], self.view.window, align_corners=self.align_corners
+            )[0]
+            whole = part.new_empty(self.size) if whole is None else whole
+            whole[rows, columns] = part[inside]
+        assert whole is not None
+        return whole
+
+
+class _Total(Scored):
+    """Scores of all views, added up at the wanted size.
+
+    Args:
+        size: (height, width).
+        merge: how views are merged.
+    """
+
+    light = False
+
+    def __init__(self, size: Size, merge: Merge) -> None:
+        self._size = size
+        self._merge = merge
+        self._sum: Tensor | None = None
+
+    def add(
+        self,
+        maps: Tensor,
+        size: Size,
+        share: float,
+        align_corners: bool,
+        probabilities: bool,
+        place: tuple[slice, slice] = (slice(None), slice(None)),
+        inside: tuple[slice, slice] = (slice(None), slice(None)),
+    ) -> None:
+        """Adds a part of the picture.
+
+        Args:
+            maps: (K, h, w) float32.
+            size: (height, width) that they are resized to.
+            share: factor.
+            align_corners: of the resize.
+            probabilities: take the softmax after the resize.
+            place: rows and columns of the total.
+            inside: rows and columns of the resized maps that belong there.
+        """
+        if self._sum is None:
+            seed = self._merge == "torchseg" and maps.device.type != "mps"  # which has no float64
+            dtype = torch.float64 if seed else torch.float32
+            if maps.shape[1:] == size == self._size and share == 1 and not probabilities:
+                self._sum = maps.to(dtype)
+                return
+            self._sum = maps.new_zeros((maps.shape[0], *self._size), dtype=dtype)
+        target = self._sum[:, place[0], place[1]]
+        for rows, band in bands(
+            maps[None], size, align_corners=align_corners, rows=inside[0], columns=inside[1]
+        ):
+            target[:, rows].add_(band[0].softmax(0) if probabilities else band[0], alpha=share)
+
+    def scores(self) -> Tensor:
+        assert self._sum is not None
+        return self._sum
+
+    @torch.inference_mode()
+    def labels(self) -> Tensor:
+        total = self.scores()
+        out = torch.empty(total.shape[1:], dtype=torch.uint8, device=total.device)
+        for rows, band in bands(total[None], self._size, align_corners=False):
+            out[rows] = _largest(band[0])
+        return out
+
+    @torch.inference_mode()
+    def confidence(self) -> Tensor:
+        total = self.scores()
+        out = torch.empty(total.shape[1:], dtype=torch.float32, device=total.device)
+        for rows, (band,) in bands(total[None], self._size, align_corners=False):
+            if self._merge == "logit-mean":
+                out[rows] = (band - band.amax(0)).exp().sum(0).reciprocal()
+            else:
+                out[rows] = (band.amax(0) / band.sum(0)).float()
+        return out
+
+
+def _largest(band: Tensor) -> Tensor:
+    """(K, R, W) → (R, W) uint8: the first class of the largest score."""
+    if band.device.type != "cpu":
+        return band.argmax(0).to(torch.uint8)
+    # On CPUs argmax over an outer dimension is several times slower than comparing planes.
+    best = band[0].clone()
+    labels = torch.zeros(best.shape, dtype=torch.uint8)
+    for index in range(1, len(band)):
+        labels.masked_fill_(band[index] > best, index)
+        torch.maximum(best, band[index], out=best)
+    return labels
+
+
+def _summed(
+    model: Network, pixels: Tensor, mode: MultiScaleFlip, size: Size, batch: int | None
+) -> _Total:
+    """All scales and flips, merged."""
+    flips = (False, True) if mode.flip else (False,)
+    align_corners = model.config.align_corners
+    seed = mode.merge == "torchseg"
+    share = 1.0 if seed else 1 / (len(mode.scales) * len(flips))
+    total = _Total(size, mode.merge)
+    for scale in mode.scales:
+        photo = scaled(pixels, scale, mode.merge)
+        view = cut(photo, model, mode.view, flip=mode.flip and not seed)
+        if view.direct and not seed:
+            logits = each_logits(model, view.inputs(flips), batch)
+            for flip, maps in zip(flips, logits, strict=True):
+                maps = maps.flip(-1) if flip else maps
+                total.add(maps, size, share, align_corners, mode.merge == "probability-mean")
+            continue
+        # Logits of the picture and of its mirror image stay apart until they are probabilities.
+        apart = mode.view.merge != mode.merge
+        for group in [(flip,) for flip in flips] if apart else [flips]:
+            merged = _windows(model, view, group, mode.view.merge, batch)
+            # Logits are resized as the model does it, probabilities as pictures are.
+            aligned = align_corners and mode.view.merge == "logit-mean"
+            total.add(merged, size, share, aligned, apart)
+    return total
+
+
+def _windows(
+    model: Network, view: View, flips: Sequence[bool], merge: Merge, batch: int | None
+) -> Tensor:
+    """(K, *view.size): windows' mean, summed over ``flips``; by the seed's rule the plain sum."""
+    paired = merge == "torchseg"
+    align_corners = model.config.align_corners
+    logits = each_logits(model, view.inputs(flips, paired=paired), batch)
+    merged: Tensor | None = None
+    for corner in view.corners:
+        # Mirrored back at the head's stride, where it costs nothing.
+        parts = [next(logits).flip(-1) if flip else next(logits) for flip in flips]
+        units = [torch.stack(parts)] if paired else [part[None] for part in parts]
+        if merged is None:
+            merged = parts[0].new_zeros((parts[0].shape[0], *view.size))
+        for flip, unit in zip((False,) if paired else flips, units, strict=True):
+            (rows, columns), inside = view.place(corner, mirrored=flip)
+            weight = None
+            if view.weight is not None:
+                weight = (view.weight.flip(-1) if flip else view.weight)[rows, columns]
+            target = merged[:, rows, columns]
+            for part, band in bands(
+                unit, view.window, align_corners=align_corners, rows=inside[0], columns=inside[1]
+            ):
+                if merge == "logit-mean":
+                    values = band[0]
+                else:
+                    # The exponential of summed log-probabilities is the product of probabilities.
+                    values = band.softmax(1).prod(0) if len(band) > 1 else band[0].softmax(0)
+                if weight is None:
+                    target[:, part] += values
+                else:
+                    target[:, part].addcmul_(values, weight[part])
+    assert merged is not None
+    return merged
