@@ -13,7 +13,6 @@ it on ImageNet; no such weights have been published.
 from __future__ import annotations
 
 import functools
-from collections import OrderedDict
 from typing import Any
 
 from torch import Tensor, nn
@@ -57,7 +56,14 @@ class Block(nn.Module):
         self.act = nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.act(self.shortcut(x) + self.residual(x))
+        out: Tensor = self.act(self.shortcut(x) + self.residual(x))
+        return out
+
+
+def _stage(in_channels: int, width: int, depth: int) -> nn.Sequential:
+    blocks = [Block(in_channels, width, stride=2)]
+    blocks += [Block(4 * width, width, stride=1) for _ in range(depth - 1)]
+    return nn.Sequential(*blocks)
 
 
 class Xception39Features(nn.Module):
@@ -70,13 +76,10 @@ class Xception39Features(nn.Module):
         super().__init__()
         self.conv1 = ConvNormAct(in_channels, 8, 3, stride=2)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
-        channels = 8
-        for index, (width, depth) in enumerate(_STAGES, start=1):
-            blocks = OrderedDict()
-            for block in range(depth):
-                blocks[str(block)] = Block(channels, width, stride=2 if block == 0 else 1)
-                channels = 4 * width
-            self.add_module(f"layer{index}", nn.Sequential(blocks))
+        # The first layer has 8 channels, a stage four times its bottleneck's width.
+        self.layer1 = _stage(8, *_STAGES[0])
+        self.layer2 = _stage(self.channels[0], *_STAGES[1])
+        self.layer3 = _stage(self.channels[1], *_STAGES[2])
 
     def forward(self, x: Tensor) -> list[Tensor]:
         stage1 = self.layer1(self.maxpool(self.conv1(x)))
@@ -95,7 +98,7 @@ class Xception39(Xception39Features):
         drop_rate: float = 0.0,
     ) -> None:
         super().__init__(in_chans)
-        from timm.layers import create_classifier
+        from timm.layers.classifier import create_classifier
 
         self.num_features = self.head_hidden_size = self.channels[-1]
         self.feature_info = [
@@ -124,7 +127,8 @@ class Xception39(Xception39Features):
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """Pooled features, or class scores (N, K)."""
         x = self.drop(self.global_pool(x))
-        return x if pre_logits else self.fc(x)
+        scores: Tensor = x if pre_logits else self.fc(x)
+        return scores
 
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
         return self.forward_head(self.forward_features(x))

@@ -89,7 +89,7 @@ def _labels_of(logits: np.ndarray, size: Size, align_corners: bool) -> np.ndarra
     """(K, h, w) float32 → (*size) uint8."""
     height, width = logits.shape[1:]
     rows, columns = _taps(height, size[0], align_corners), _taps(width, size[1], align_corners)
-    coarse = logits.argmax(0).astype(np.uint8)
+    coarse: np.ndarray = logits.argmax(0).astype(np.uint8)
     labels: np.ndarray = coarse[:, columns.lower][rows.lower]
     contested = _corners_differ(coarse)[:, columns.lower]  # (h, W): pixel columns of each cell row
     ends = np.searchsorted(rows.lower, np.arange(height + 1))
@@ -114,7 +114,7 @@ def _labels_of(logits: np.ndarray, size: Size, align_corners: bool) -> np.ndarra
 def _corners_differ(coarse: np.ndarray) -> np.ndarray:
     """(h, w): whether the cell right of and below each position has more than one class."""
     right = np.concatenate([coarse[:, 1:], coarse[:, -1:]], axis=1)
-    differ = coarse != right
+    differ: np.ndarray = coarse != right
     differ[:-1] |= (coarse[:-1] != coarse[1:]) | (coarse[:-1] != right[1:])
     return differ
 

@@ -93,7 +93,8 @@ def fold_norms(model: nn.Module, pairs: Iterable[tuple[str, str]]) -> None:
     for conv_name, norm_name in pairs:
         conv, norm = model.get_submodule(conv_name), model.get_submodule(norm_name)
         assert isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d)
-        conv.weight, conv.bias = fuse_conv_bn_weights(  # type: ignore[assignment]
+        assert norm.running_mean is not None and norm.running_var is not None
+        conv.weight, conv.bias = fuse_conv_bn_weights(
             conv.weight,
             conv.bias,
             norm.running_mean,

@@ -28,7 +28,9 @@ def resnet_depth(tensors: Mapping[str, Tensor], prefix: str) -> int:
 
     def blocks(stage: int) -> int:
         start = f"{prefix}layer{stage}."
-        return len({name[len(start) :].partition(".")[0] for name in tensors if name.startswith(start)})
+        return len(
+            {name[len(start) :].partition(".")[0] for name in tensors if name.startswith(start)}
+        )
 
     shape = (f"{prefix}layer1.0.conv3.weight" in tensors, blocks(3), blocks(4))
     if shape not in _DEPTHS:
