@@ -154,10 +154,11 @@ def register_with_timm() -> None:
             "classifier": "fc",
             "architecture": "xception39",
         }
-        return build_model_with_cfg(
+        network: nn.Module = build_model_with_cfg(
             Xception39, "xception39", pretrained, pretrained_cfg=config,
             feature_cfg={"out_indices": (0, 1, 2)}, **_known(kwargs),
         )  # fmt: skip
+        return network
 
 
 def _known(kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,118 @@
+"""``create_backbone``: maps, strides, dilations, refusals; and our network in timm's registry."""
+
+from __future__ import annotations
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+from torchseg_zoo.backbones import BackboneOptions, create_backbone
+from torchseg_zoo.backbones.xception39 import Xception39Features, register_with_timm
+from torchseg_zoo.errors import ArgumentError, DownloadError, UnknownModelError
+
+
+@pytest.mark.parametrize("levels", [1, 2, 3])
+def test_xception39_gives_its_deepest_maps_and_no_more(levels: int) -> None:
+    backbone = create_backbone("xception39", levels=levels).eval()
+    maps = backbone(torch.zeros(1, 3, 70, 97))
+    assert len(maps) == levels
+    assert [features.shape[1] for features in maps] == list(backbone.channels)
+    assert backbone.strides == (8, 16, 32)[-levels:]
+    for features, stride in zip(maps, backbone.strides, strict=True):
+        assert features.shape[-2:] == (-(-70 // stride), -(-97 // stride))
+
+
+@pytest.mark.parametrize(
+    ("name", "output_stride", "strides"),
+    [
+        ("test_resnet", 32, (4, 8, 16, 32)),
+        ("test_resnet", 16, (4, 8, 16, 16)),
+        ("test_resnet", 8, (4, 8, 8, 8)),
+        ("test_convnext", 8, (4, 8, 8, 8)),
+    ],
+)
+def test_strides_are_what_was_asked_for(
+    name: str, output_stride: int, strides: tuple[int, ...]
+) -> None:
+    backbone = create_backbone(name, options=BackboneOptions(output_stride=output_stride)).eval()
+    maps = backbone(torch.zeros(1, 3, 64, 96))
+    assert backbone.strides == strides
+    for features, channels, stride in zip(maps, backbone.channels, strides, strict=True):
+        assert features.shape == (1, channels, 64 // stride, 96 // stride)
+
+
+def test_channels_last_networks_come_out_channels_first() -> None:
+    backbone = create_backbone("test_mambaout", levels=2).eval()
+    for features, channels in zip(
+        backbone(torch.zeros(1, 3, 64, 64)), backbone.channels, strict=True
+    ):
+        assert features.shape[1] == channels
+
+
+def dilations(body: nn.Module, stage: str) -> list[tuple[int, ...]]:
+    return [
+        tuple(
+            module.dilation[0]
+            for module in block.modules()
+            if isinstance(module, nn.Conv2d) and module.kernel_size == (3, 3)
+        )
+        for block in body.get_submodule(stage)
+    ]
+
+
+def test_dilations_of_released_networks() -> None:
+    def stages(name: str, **options: object) -> tuple[list[tuple[int, ...]], list[tuple[int, ...]]]:
+        body = create_backbone(name, options=BackboneOptions(**options)).body  # type: ignore[arg-type]
+        return dilations(body, "layer3"), dilations(body, "layer4")
+
+    plain = stages("resnet50", output_stride=8)
+    assert plain == ([(1,)] + [(2,)] * 5, [(2,), (4,), (4,)])
+    whole = stages("resnet50", output_stride=8, whole_stage=True)
+    assert whole == ([(2,)] * 6, [(4,)] * 3)
+    multi_grid = stages("resnet50", output_stride=16, last_stage=(1, 2, 4))
+    assert multi_grid == ([(1,)] * 6, [(1,), (2,), (4,)])
+    first_conv_only = stages("resnet18c", output_stride=8, dilate_second=False)
+    assert first_conv_only == ([(1, 1), (2, 1)], [(2, 1), (4, 1)])
+
+
+def test_keeping_strides_dilates_all_the_same() -> None:
+    backbone = create_backbone(
+        "resnet18", options=BackboneOptions(output_stride=8, keep_strides=True)
+    )
+    assert backbone.strides == (4, 8, 16, 32)
+    assert backbone.eval()(torch.zeros(1, 3, 64, 64))[-1].shape[-1] == 2
+    assert dilations(backbone.body, "layer4")[1] == (4, 4)
+
+
+def test_refusals_name_the_argument_and_a_way_out() -> None:
+    with pytest.raises(UnknownModelError, match=r"did you mean.*resnet50"):
+        create_backbone("resnet5O")
+    with pytest.raises(ArgumentError, match="output_stride is 12"):
+        BackboneOptions(output_stride=12)
+    with pytest.raises(ArgumentError, match="stride 32 only"):
+        create_backbone("xception39", levels=3, options=BackboneOptions(output_stride=8))
+    with pytest.raises(ArgumentError, match="has 3 feature maps, this head needs 4"):
+        create_backbone("xception39", levels=4)
+    with pytest.raises(ArgumentError, match="cannot give 4 feature maps at output stride 8"):
+        create_backbone("pvt_v2_b0", options=BackboneOptions(output_stride=8))
+    with pytest.raises(ArgumentError, match="last_stage names 2 dilations"):
+        create_backbone("resnet50", options=BackboneOptions(output_stride=8, last_stage=(1, 2)))
+    with pytest.raises(ArgumentError, match="in_channels is 0"):
+        create_backbone("resnet18", in_channels=0)
+    with pytest.raises(DownloadError, match="no published ImageNet weights"):
+        create_backbone("xception39", pretrained=True)
+
+
+def test_timm_knows_xception39_with_the_same_tensors() -> None:
+    register_with_timm()
+    classifier = timm.create_model("xception39", num_classes=7).eval()
+    features = Xception39Features().eval()
+    missing, unexpected = features.load_state_dict(classifier.state_dict(), strict=False)
+    assert missing == [] and {key.partition(".")[0] for key in unexpected} == {"fc"}
+    x = torch.randn(2, 3, 64, 64)
+    with torch.inference_mode():
+        assert classifier(x).shape == (2, 7)
+        assert torch.equal(classifier.forward_features(x), features(x)[-1])
+        listed = timm.create_model("xception39", features_only=True).eval()(x)
+    assert [one.shape[1] for one in listed] == [64, 128, 256]
