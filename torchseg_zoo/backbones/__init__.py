@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import difflib
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
+from torchseg_zoo.backbones.densenet import dilate_densenet, is_densenet
 from torchseg_zoo.backbones.dilation import dilate_resnet
 from torchseg_zoo.errors import ArgumentError, DownloadError, UnknownModelError
 
@@ -29,6 +31,8 @@ class BackboneOptions:
         keep_strides: dilate as ``output_stride`` asks, but stride all stages (mmseg's D32).
         dilate_second: in basic blocks, dilate the second convolution, too; mmseg does not.
         ceil_pool: round up in the stem's pooling (OCNet).
+        final_norm: of DenseNets: end in the network's own batch norm and ReLU. Without it the
+            deepest map is what the last dense block puts out (DenseASPP goes on from there).
     """
 
     output_stride: int = 32
@@ -37,6 +41,7 @@ class BackboneOptions:
     keep_strides: bool = False
     dilate_second: bool = True
     ceil_pool: bool = False
+    final_norm: bool = True
 
     def __post_init__(self) -> None:
         if self.output_stride not in (8, 16, 32):
@@ -44,7 +49,7 @@ class BackboneOptions:
 
 
 # Networks that timm can build, but has no name for: ours → (timm's, its arguments).
-_ALIASES: dict[str, tuple[str, dict[str, object]]] = {
+_ALIASES: dict[str, tuple[str, dict[str, Any]]] = {
     "resnet18c": ("resnet18", {"stem_type": "deep", "stem_width": 32}),
 }
 
@@ -53,8 +58,8 @@ class Backbone(nn.Module):
     """A network that turns a picture into feature maps, shallow to deep.
 
     Args:
-        body: module returning a list of maps.
-        channels: C of each map.
+        body: module returning a list of maps; the last ones are taken.
+        channels: C of each map taken.
         strides: input pixels per map cell, for each map.
         channels_last: whether ``body`` puts out (N, H, W, C); ``forward`` returns (N, C, H, W) always.
     """
@@ -74,7 +79,7 @@ class Backbone(nn.Module):
         self._channels_last = channels_last
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        maps: list[Tensor] = self.body(x)
+        maps: list[Tensor] = self.body(x)[-len(self.channels) :]
         if self._channels_last:
             maps = [features.permute(0, 3, 1, 2).contiguous() for features in maps]
         return maps
@@ -153,7 +158,8 @@ def _timm_backbone(
             where="backbone",
             fix=_did_you_mean(architecture, timm.list_models()),
         )
-    if options.output_stride != 32 and not options.keep_strides:
+    # timm takes no output stride for a DenseNet: dilate_densenet sets it afterwards.
+    if options.output_stride != 32 and not (options.keep_strides or "densenet" in architecture):
         arguments = {**arguments, "output_stride": options.output_stride}
     try:
         body = timm.create_model(
@@ -181,13 +187,17 @@ def _timm_backbone(
             why=f"{type(error).__name__}: {error}",
             fix="check the network, or build with pretrained_backbone=False",
         ) from error
-    if options != BackboneOptions(output_stride=options.output_stride):
+    info: Any = body.feature_info
+    strides = tuple(info.reduction())
+    if is_densenet(body):
+        dilate_densenet(body, name, options)
+        strides = tuple(min(stride, options.output_stride) for stride in strides)
+    elif options != BackboneOptions(output_stride=options.output_stride):
         dilate_resnet(body, name, options)
-    info = body.feature_info
     return Backbone(
         body,
         tuple(info.channels()),
-        tuple(info.reduction()),
+        strides,
         channels_last=str(getattr(body, "output_fmt", "NCHW")).endswith("NHWC"),
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
@@ -26,13 +26,17 @@ def dilate_resnet(body: nn.Module, name: str, options: BackboneOptions) -> None:
         ArgumentError: if ``body`` is not a ResNet, or has another number of last blocks.
     """
     try:
-        stages = [list(body.get_submodule(stage)) for stage in ("layer3", "layer4")]  # type: ignore[arg-type]
+        stages = [list(body.get_submodule(stage).children()) for stage in ("layer3", "layer4")]
     except AttributeError as error:
         raise ArgumentError(
             f"{name} is not a ResNet, so its dilations cannot be set one by one",
             where="backbone_options",
             fix="set output_stride only",
         ) from error
+    if not options.final_norm:
+        raise ArgumentError(
+            f"final_norm=False is for DenseNets, and {name} is not one", where="backbone_options"
+        )
     rates = {32: (1, 1), 16: (1, 2), 8: (2, 4)}[options.output_stride]
     for stage, blocks in enumerate(stages):
         dilations = [rates[stage]] * len(blocks)
@@ -49,7 +53,8 @@ def dilate_resnet(body: nn.Module, name: str, options: BackboneOptions) -> None:
         for block, dilation in zip(blocks, dilations, strict=True):
             _dilate_block(block, dilation, second=options.dilate_second)
     if options.ceil_pool:
-        body.get_submodule("maxpool").ceil_mode = True
+        maxpool: Any = body.get_submodule("maxpool")
+        maxpool.ceil_mode = True
 
 
 def _dilate_block(block: nn.Module, dilation: int, *, second: bool) -> None:
