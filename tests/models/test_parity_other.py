@@ -90,6 +90,15 @@ def attending(**fields: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
 
 PSANET = {"logits": main, "aux_low": aux_low("stage3")}
 
+
+def aligned(case: dict[str, Any]) -> dict[str, Any]:
+    return {"align_corners": case["align_corners"]}
+
+
+def aligned_os16(case: dict[str, Any]) -> dict[str, Any]:
+    return {**aligned(case), "backbone_options": {"output_stride": 16, "final_norm": False}}
+
+
 GOLDENS: dict[str, Golden] = {
     "other/psanet_resnet50_bidirectional": Golden("psanet_r50", PSANET),
     "other/psanet_resnet50_collect": Golden("psanet_r50", PSANET),
@@ -104,6 +113,8 @@ GOLDENS: dict[str, Golden] = {
     "other/deeplabv3plus_resnet101_jfzhang": Golden(
         "deeplabv3plus_r101", {"logits": main}, multi_grid
     ),
+    "other/denseaspp_densenet121_os8": Golden("denseaspp_d121", {"logits": times8}, aligned),
+    "other/denseaspp_densenet121_os16": Golden("denseaspp_d121", {"logits": times8}, aligned_os16),
 }
 
 
@@ -154,3 +165,18 @@ def test_outputs(name: str, case: dict[str, Any]) -> None:
             np.testing.assert_allclose(
                 value.numpy()[step], stored, atol=atol, rtol=0, err_msg=output
             )
+
+
+@pytest.mark.parametrize("name", GOLDENS)
+def test_parameter_count(name: str) -> None:
+    record = read(name)
+    shapes = {key: shape for key, shape, _ in record["state_dict"]}
+    # OCNet's key and query share their tensors, and the file counts them twice.
+    shared = sum(
+        int(np.prod(shape))
+        for key, shape in shapes.items()
+        if ".f_key." in key and key.endswith((".weight", ".bias"))
+    )
+    config = GOLDENS[name].config(record["cases"][0])
+    model = model_from_state_dict(procedural_checkpoint(name), config=config)
+    assert sum(p.numel() for p in model.parameters()) == record["parameters"] - shared

@@ -4,6 +4,7 @@ from torchseg_zoo.models import (
     bisenet,
     deeplabv3,
     deeplabv3plus,
+    denseaspp,
     dfn,
     fcn,
     psanet,
@@ -12,6 +13,7 @@ from torchseg_zoo.models import (
 from torchseg_zoo.models.bisenet import *  # noqa: F403
 from torchseg_zoo.models.deeplabv3 import *  # noqa: F403
 from torchseg_zoo.models.deeplabv3plus import *  # noqa: F403
+from torchseg_zoo.models.denseaspp import *  # noqa: F403
 from torchseg_zoo.models.dfn import *  # noqa: F403
 from torchseg_zoo.models.fcn import *  # noqa: F403
 from torchseg_zoo.models.psanet import *  # noqa: F403
@@ -21,6 +23,7 @@ __all__ = [
     *bisenet.__all__,
     *deeplabv3.__all__,
     *deeplabv3plus.__all__,
+    *denseaspp.__all__,
     *dfn.__all__,
     *fcn.__all__,
     *psanet.__all__,

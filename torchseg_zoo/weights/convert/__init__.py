@@ -11,7 +11,15 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from torchseg_zoo.errors import ArgumentError, CheckpointFormatError
-from torchseg_zoo.weights.convert import jfzhang95, mmseg, semseg, torchseg, torchvision, vainf
+from torchseg_zoo.weights.convert import (
+    denseaspp,
+    jfzhang95,
+    mmseg,
+    semseg,
+    torchseg,
+    torchvision,
+    vainf,
+)
 from torchseg_zoo.weights.convert.base import Converted, Converter, unwrap
 
 __all__ = ["LAYOUTS", "Converted", "convert"]
@@ -23,6 +31,7 @@ _MODULES = {
     "torchvision": torchvision,
     "vainf": vainf,
     "jfzhang95": jfzhang95,
+    "denseaspp": denseaspp,
 }
 LAYOUTS: dict[str, Converter] = {name: module.convert for name, module in _MODULES.items()}
 

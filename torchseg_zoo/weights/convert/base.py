@@ -7,11 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from torchseg_zoo.errors import CheckpointFormatError
 
-__all__ = ["Converted", "Converter", "Rule", "rename", "unwrap"]
+__all__ = ["Converted", "Converter", "Rule", "rename", "unwrap", "with_batch_counts"]
 
 Rule = tuple[str, str]  # regular expression, replacement
 _WRAPPERS = ("state_dict", "model", "model_state", "net")
@@ -101,3 +102,21 @@ def rename(
             fix="pass the layout that the file has, or report the file",
         )
     return renamed
+
+
+def with_batch_counts(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Gives every batch norm its ``num_batches_tracked``: PyTorch before 0.4.1 kept none.
+
+    The counter is 0; nothing that this package builds reads it.
+
+    Args:
+        tensors: by native name.
+    """
+    filled: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        filled[name] = tensor
+        norm, _, kind = name.rpartition(".")
+        count = f"{norm}.num_batches_tracked"
+        if kind == "running_var" and count not in tensors:
+            filled[count] = torch.tensor(0)
+    return filled
