@@ -57,6 +57,10 @@ GOLDENS: dict[str, Golden] = {
     "mmseg/deeplabv3plus_r18": Golden("deeplabv3plus_r18", DILATED),
     "mmseg/deeplabv3plus_r18_wide": Golden("deeplabv3plus_r18", DILATED),
     "mmseg/deeplabv3plus_r50": Golden("deeplabv3plus_r50", DILATED),
+    "mmseg/encnet_r50": Golden(
+        "encnet_r50",
+        {"decode_head.0": "", "decode_head.1": "presence", "auxiliary_head": "stage3"},
+    ),
     "mmseg/psanet_r50": Golden("psanet_r50", DILATED),
     "torchvision/deeplabv3_resnet50": Golden(
         "deeplabv3_r50",

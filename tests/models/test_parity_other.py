@@ -99,6 +99,8 @@ def aligned_os16(case: dict[str, Any]) -> dict[str, Any]:
     return {**aligned(case), "backbone_options": {"output_stride": 16, "final_norm": False}}
 
 
+ENCNET = {"logits": main, "se_logits": aux_low("presence"), "aux_logits": aux("stage3")}
+
 GOLDENS: dict[str, Golden] = {
     "other/psanet_resnet50_bidirectional": Golden("psanet_r50", PSANET),
     "other/psanet_resnet50_collect": Golden("psanet_r50", PSANET),
@@ -115,6 +117,8 @@ GOLDENS: dict[str, Golden] = {
     ),
     "other/denseaspp_densenet121_os8": Golden("denseaspp_d121", {"logits": times8}, aligned),
     "other/denseaspp_densenet121_os16": Golden("denseaspp_d121", {"logits": times8}, aligned_os16),
+    "other/encnet_resnet50s_plain": Golden("encnet_r50", ENCNET),
+    "other/encnet_resnet50s_lateral": Golden("encnet_r50", ENCNET),
 }
 
 

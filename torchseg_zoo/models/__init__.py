@@ -6,6 +6,7 @@ from torchseg_zoo.models import (
     deeplabv3plus,
     denseaspp,
     dfn,
+    encnet,
     fcn,
     psanet,
     pspnet,
@@ -15,6 +16,7 @@ from torchseg_zoo.models.deeplabv3 import *  # noqa: F403
 from torchseg_zoo.models.deeplabv3plus import *  # noqa: F403
 from torchseg_zoo.models.denseaspp import *  # noqa: F403
 from torchseg_zoo.models.dfn import *  # noqa: F403
+from torchseg_zoo.models.encnet import *  # noqa: F403
 from torchseg_zoo.models.fcn import *  # noqa: F403
 from torchseg_zoo.models.psanet import *  # noqa: F403
 from torchseg_zoo.models.pspnet import *  # noqa: F403
@@ -25,6 +27,7 @@ __all__ = [
     *deeplabv3plus.__all__,
     *denseaspp.__all__,
     *dfn.__all__,
+    *encnet.__all__,
     *fcn.__all__,
     *psanet.__all__,
     *pspnet.__all__,

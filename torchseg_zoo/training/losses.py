@@ -17,6 +17,7 @@ __all__ = [
     "cross_entropy",
     "legacy_border_loss",
     "ohem_cross_entropy",
+    "presence_loss",
     "total_loss",
 ]
 
@@ -154,6 +155,20 @@ def border_loss(
     return torch.stack(losses).sum()
 
 
+def presence_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Binary cross entropy of each class being in the picture: EncNet's semantic encoding loss.
+
+    Args:
+        logits: (N, K) float.
+        labels: (N, H, W) int64; values outside 0..K-1 name no class.
+    """
+    classes = logits.shape[1]
+    named = labels.flatten(1)
+    named = named.where((named >= 0) & (named < classes), classes)
+    present = logits.new_zeros(len(logits), classes + 1).scatter_(1, named, 1.0)[:, :classes]
+    return F.binary_cross_entropy_with_logits(logits, present)
+
+
 def total_loss(
     output: SegOutput,
     labels: Tensor,
@@ -164,7 +179,8 @@ def total_loss(
 ) -> Tensor:
     """Main loss plus weighted auxiliary losses, each head's logits resized to the labels' size.
 
-    Border heads are left out: they are compared with edges, by ``border_loss``.
+    Border heads are left out: they are compared with edges, by ``border_loss``. An (N, K) output
+    says which classes the picture holds, and is compared by ``presence_loss``.
 
     Args:
         output: logits at the heads' own strides.
@@ -182,6 +198,8 @@ def total_loss(
 
     loss = compare(output.logits)
     for name, logits in output.aux.items():
-        if not name.startswith(BORDER):
+        if logits.ndim == 2:
+            loss = loss + aux_weight * presence_loss(logits.float(), labels)
+        elif not name.startswith(BORDER):
             loss = loss + aux_weight * compare(logits)
     return loss

@@ -13,6 +13,7 @@ from torch import Tensor
 from torchseg_zoo.errors import ArgumentError, CheckpointFormatError
 from torchseg_zoo.weights.convert import (
     denseaspp,
+    encoding,
     jfzhang95,
     mmseg,
     semseg,
@@ -32,6 +33,7 @@ _MODULES = {
     "vainf": vainf,
     "jfzhang95": jfzhang95,
     "denseaspp": denseaspp,
+    "encoding": encoding,
 }
 LAYOUTS: dict[str, Converter] = {name: module.convert for name, module in _MODULES.items()}
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from torchseg_zoo.errors import CheckpointFormatError
 from torchseg_zoo.weights.convert.base import Converted, Rule, rename
+from torchseg_zoo.weights.convert.encoding import linear_as_conv
 from torchseg_zoo.weights.convert.resnet import resnet_depth
 from torchseg_zoo.weights.convert.semseg import mask_size
 
@@ -149,6 +150,32 @@ def _deeplabv3plus(tensors: Mapping[str, Tensor]) -> Converted:
     return Converted(LAYOUT, "DeepLabV3Plus", config, renamed)
 
 
+_ENCNET: tuple[Rule, ...] = (
+    *RESNET,
+    (r"decode_head\.bottleneck\.", "head.conv."),
+    (r"decode_head\.lateral_convs\.0\.", "head.merge.shallow."),
+    (r"decode_head\.lateral_convs\.1\.", "head.merge.middle."),
+    (r"decode_head\.fusion\.", "head.merge.fusion."),
+    (r"decode_head\.enc_module\.encoding_project\.", "head.context.project."),
+    (r"decode_head\.enc_module\.encoding\.0\.", "head.context.encoding."),
+    (r"decode_head\.enc_module\.encoding\.1\.", "head.context.norm."),
+    (r"decode_head\.enc_module\.fc\.0\.", "head.gate."),
+    (r"decode_head\.se_layer\.", "aux_heads.presence.classifier."),
+    (r"decode_head\.conv_seg\.", "head.classifier."),
+    *AUX,
+)
+
+
+def _encnet(tensors: Mapping[str, Tensor]) -> Converted:
+    config = {
+        **common_config(tensors, "encnet"),
+        "lateral": "decode_head.fusion.conv.weight" in tensors,
+        "presence": "decode_head.se_layer.weight" in tensors,
+    }
+    renamed = linear_as_conv(rename(tensors, [_ENCNET, NORM], layout=LAYOUT))
+    return Converted(LAYOUT, "EncNet", config, renamed)
+
+
 _PSANET: tuple[Rule, ...] = (
     *RESNET,
     (r"decode_head\.(reduce|attention)\.", r"head.branches.0.\1."),
@@ -232,4 +259,5 @@ _HEADS: dict[str, Callable[[Mapping[str, Tensor]], Converted]] = {
     "decode_head.psp_modules.0.1.conv.weight": _pspnet,
     "decode_head.aspp_modules.1.conv.weight": _deeplabv3,
     "decode_head.c1_bottleneck.conv.weight": _deeplabv3plus,
+    "decode_head.enc_module.fc.0.weight": _encnet,
 }
