@@ -61,6 +61,7 @@ GOLDENS: dict[str, Golden] = {
         "encnet_r50",
         {"decode_head.0": "", "decode_head.1": "presence", "auxiliary_head": "stage3"},
     ),
+    "mmseg/isanet_r50": Golden("ocnet_isa_r50", DILATED),
     "mmseg/psanet_r50": Golden("psanet_r50", DILATED),
     "torchvision/deeplabv3_resnet50": Golden(
         "deeplabv3_r50",

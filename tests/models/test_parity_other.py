@@ -100,6 +100,7 @@ def aligned_os16(case: dict[str, Any]) -> dict[str, Any]:
 
 
 ENCNET = {"logits": main, "se_logits": aux_low("presence"), "aux_logits": aux("stage3")}
+OCNET = {"logits_low": main_low, "dsn_low": aux_low("stage3"), "logits_up": main}
 
 GOLDENS: dict[str, Golden] = {
     "other/psanet_resnet50_bidirectional": Golden("psanet_r50", PSANET),
@@ -119,6 +120,9 @@ GOLDENS: dict[str, Golden] = {
     "other/denseaspp_densenet121_os16": Golden("denseaspp_d121", {"logits": times8}, aligned_os16),
     "other/encnet_resnet50s_plain": Golden("encnet_r50", ENCNET),
     "other/encnet_resnet50s_lateral": Golden("encnet_r50", ENCNET),
+    "other/ocnet_base_oc_resnet50": Golden("ocnet_base_r50", OCNET),
+    "other/ocnet_pyramid_oc_resnet50": Golden("ocnet_pyramid_r50", OCNET),
+    "other/ocnet_asp_oc_resnet50": Golden("ocnet_asp_r50", OCNET),
 }
 
 

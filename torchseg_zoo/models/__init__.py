@@ -8,6 +8,7 @@ from torchseg_zoo.models import (
     dfn,
     encnet,
     fcn,
+    ocnet,
     psanet,
     pspnet,
 )
@@ -18,6 +19,7 @@ from torchseg_zoo.models.denseaspp import *  # noqa: F403
 from torchseg_zoo.models.dfn import *  # noqa: F403
 from torchseg_zoo.models.encnet import *  # noqa: F403
 from torchseg_zoo.models.fcn import *  # noqa: F403
+from torchseg_zoo.models.ocnet import *  # noqa: F403
 from torchseg_zoo.models.psanet import *  # noqa: F403
 from torchseg_zoo.models.pspnet import *  # noqa: F403
 
@@ -29,6 +31,7 @@ __all__ = [
     *dfn.__all__,
     *encnet.__all__,
     *fcn.__all__,
+    *ocnet.__all__,
     *psanet.__all__,
     *pspnet.__all__,
 ]

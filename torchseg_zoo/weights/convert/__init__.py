@@ -16,6 +16,7 @@ from torchseg_zoo.weights.convert import (
     encoding,
     jfzhang95,
     mmseg,
+    openseg,
     semseg,
     torchseg,
     torchvision,
@@ -34,6 +35,7 @@ _MODULES = {
     "jfzhang95": jfzhang95,
     "denseaspp": denseaspp,
     "encoding": encoding,
+    "openseg": openseg,
 }
 LAYOUTS: dict[str, Converter] = {name: module.convert for name, module in _MODULES.items()}
 

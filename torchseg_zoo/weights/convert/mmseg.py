@@ -176,6 +176,36 @@ def _encnet(tensors: Mapping[str, Tensor]) -> Converted:
     return Converted(LAYOUT, "EncNet", config, renamed)
 
 
+_ISANET: tuple[Rule, ...] = (
+    *RESNET,
+    (r"decode_head\.in_conv\.", "head.conv."),
+    (r"decode_head\.global_relation\.", "head.context.attention.long."),
+    (r"decode_head\.local_relation\.", "head.context.attention.short."),
+    (r"decode_head\.out_conv\.", "head.context.fuse."),
+    (r"decode_head\.conv_seg\.", "head.classifier."),
+    *AUX,
+)
+
+_PROJECT: tuple[Rule, ...] = (
+    (r"\.(key|query|value)_project\.", r".\1."),
+    (r"\.output_project\.", ".project."),
+)
+
+
+def _isanet(tensors: Mapping[str, Tensor]) -> Converted:
+    config = {
+        **common_config(tensors, "ocnet_isa"),
+        "context": "interlaced",
+        "negative_slope": 0.0,
+        "separate_query": True,
+        "conv_bias": False,
+        "dropout": 0.1,
+        "aux_dropout": 0.1,
+    }
+    renamed = rename(tensors, [_ISANET, NORM, _PROJECT], layout=LAYOUT)
+    return Converted(LAYOUT, "OCNet", config, renamed)
+
+
 _PSANET: tuple[Rule, ...] = (
     *RESNET,
     (r"decode_head\.(reduce|attention)\.", r"head.branches.0.\1."),
@@ -260,4 +290,5 @@ _HEADS: dict[str, Callable[[Mapping[str, Tensor]], Converted]] = {
     "decode_head.aspp_modules.1.conv.weight": _deeplabv3,
     "decode_head.c1_bottleneck.conv.weight": _deeplabv3plus,
     "decode_head.enc_module.fc.0.weight": _encnet,
+    "decode_head.global_relation.value_project.weight": _isanet,
 }
