@@ -256,7 +256,8 @@ class _Fetch:
         except (DownloadError, KeyboardInterrupt):
             # What came is worth the next attempt's time, if a server can be asked for the rest.
             resumable = self.wanted.full or bool(partial.provenance.validator)
-            keep = resumable and partial.got >= WORTH_KEEPING
+            worth = resumable and partial.got >= WORTH_KEEPING
+            keep = worth and self._cached() is None
             raise
         finally:
             bar.close()
