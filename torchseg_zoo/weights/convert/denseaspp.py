@@ -30,7 +30,7 @@ _DEPTHS = {  # (channels of the stem, layers of denseblock3, layers of densebloc
 _RULES: tuple[Rule, ...] = (
     (r"features\.transition4\.", "neck."),
     (r"features\.norm5\.", "neck.last_norm."),
-    (r"features\.", "backbone.body.features_"),
+    (r"features\.(conv0|norm0|denseblock\d|transition[123])\.", r"backbone.body.features_\1."),
     *((rf"ASPP_{rate}\.", f"head.blocks.{index}.") for index, rate in enumerate(_RATES)),
     (r"classification\.1\.", "head.classifier."),
 )
