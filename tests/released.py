@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from torchseg_zoo.data.label_sets import LABEL_SETS
 from torchseg_zoo.models.base import SegmentationModel
 from torchseg_zoo.models.checkpoint import save_model
 from torchseg_zoo.weights import load, manifest
@@ -37,9 +38,8 @@ def entry_of(model: SegmentationModel, file: Path) -> dict[str, Any]:
 
 
 def record_of(model: SegmentationModel, file: Path) -> dict[str, Any]:
-    """A whole manifest with that one entry."""
-    labels = model.labels.to_dict()
-    return {"label_sets": {labels.pop("name"): labels}, "checkpoints": [entry_of(model, file)]}
+    """A whole manifest with that one entry; its label set must be among the known ones."""
+    return {"checkpoints": [entry_of(model, file)], "unreleased": []}
 
 
 @contextmanager
@@ -51,6 +51,7 @@ def declare(
     save_model(model, file)
     path = folder / "weights_manifest.json"
     path.write_text(json.dumps(record_of(model, file)))
+    monkeypatch.setitem(LABEL_SETS, model.labels.name, model.labels)
     monkeypatch.setattr(manifest, "manifest_path", lambda: path)
     monkeypatch.setattr(load, "EMBEDDED", folder)
     manifest.load.cache_clear()

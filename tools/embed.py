@@ -2,7 +2,7 @@
 
     python tools/embed.py RUN/best.safetensors --data CAMVID --tag camvid
 
-The run's recipe is read from ``last.safetensors`` beside the checkpoint, the score is measured here.
+The run's recipe is read from ``last.safetensors`` beside the checkpoint; the score is measured.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from torchseg_zoo.weights.load import EMBEDDED, read_meta
 LICENSES = {
     "code": "MIT",
     "weights": "terms of the training data could not be established: treat as non-commercial "
-    "research only; the code's licence does not cover them; models fine-tuned from them may inherit "
-    "this",
+    "research only; the code's licence does not cover them; models fine-tuned from them may "
+    "inherit this",
     "dataset": "CamVid: not stated",
 }
 
@@ -62,8 +62,9 @@ def main() -> None:
                 "miou_percent": round(scores.miou_percent, 2),
                 "pixel_accuracy_percent": round(scores.pixel_accuracy_percent, 2),
                 "source": "measured by this project",
-                "protocol": "101 pictures at 360x480, single scale, no flip, 11 classes, unlabelled "
-                "pixels left out; the best of the evaluated epochs, selected on this split",
+                "protocol": "101 pictures at 360x480, single scale, no flip, 11 classes, "
+                "unlabelled pixels left out; the best of the evaluated epochs, selected on this "
+                "split",
             }
         ],
         "licenses": LICENSES,
@@ -73,21 +74,20 @@ def main() -> None:
                 for key, value in state["config"].items()
                 if key not in ("data", "out", "root", "device", "workers", "cache")
             },
-            "data": "camvid train, 367 pictures",
+            "epochs_done": state["progress"]["epoch"],
             "best_epoch": state["progress"]["best_epoch"],
             "start": "from scratch",
         },
+        "train_set": "camvid train, 367 pictures",
+        "ohem": False,
         "origin": "torchseg_zoo",
         "status": "scored",
     }
     path = manifest.manifest_path()
     record = json.loads(path.read_text(encoding="utf-8"))
-    labels = model.labels.to_dict()
-    record["label_sets"][labels.pop("name")] = labels
     others = [one for one in record["checkpoints"] if f"{one['model']}.{one['tag']}" != name]
-    record["checkpoints"] = sorted([*others, entry], key=lambda one: (one["model"], one["tag"]))
-    text = json.dumps(record, indent=1, ensure_ascii=False) + "\n"
-    atomic_write(path, lambda file: file.write(text.encode()))
+    record["checkpoints"] = [*others, entry]
+    atomic_write(path, lambda file: file.write(manifest.dump(record).encode()))
     print(f"{name}: {scores.miou_percent:.2f} % mIoU, {len(content):,} bytes -> {target}")
 
 

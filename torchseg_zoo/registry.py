@@ -78,16 +78,15 @@ def list_models(pattern: str = "*", *, pretrained: bool = False) -> list[str]:
 
     Args:
         pattern: shell wildcards, e.g. ``"bisenet*"``; a plain word matches itself only.
-        pretrained: list checkpoints instead, as ``"model.tag"``; the pattern may match the model's
-            name or the whole.
+        pretrained: list checkpoints instead, each once, as ``"model.tag"``; the pattern may match
+            the model's name, the whole, or an alias of it.
     """
     if pretrained:
-        names = [entry.name for entry in manifest.load().values()]
-        return sorted(
-            name
-            for name in names
-            if fnmatch.fnmatch(name, pattern) or fnmatch.fnmatch(name.partition(".")[0], pattern)
-        )
+        return [
+            entry.name
+            for entry in manifest.list_checkpoints()
+            if any(fnmatch.fnmatch(name, pattern) for name in (entry.model, *entry.names))
+        ]
     return sorted(fnmatch.filter(_names(), pattern))
 
 

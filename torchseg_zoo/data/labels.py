@@ -1,4 +1,4 @@
-"""Label sets: what the class indices of a model or data set mean. The known ones: ``label_sets``."""
+"""Label sets: what the class indices of a model or data set mean; ``label_sets`` has them."""
 
 from __future__ import annotations
 

@@ -42,7 +42,13 @@ from torchseg_zoo.models.paper import Paper
 from torchseg_zoo.registry import register_model
 from torchseg_zoo.types import SegOutput
 
-__all__ = ["DeepLabV3", "DeepLabV3Config", "deeplabv3_r50", "deeplabv3_r101"]
+__all__ = [
+    "DeepLabV3",
+    "DeepLabV3Config",
+    "deeplabv3_r18",
+    "deeplabv3_r50",
+    "deeplabv3_r101",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -245,6 +251,36 @@ def multi_grid_options(output_stride: int, multi_grid: tuple[int, ...]) -> Backb
     dilation = 32 // output_stride
     grid = tuple(dilation * factor for factor in multi_grid)
     return BackboneOptions(output_stride, whole_stage=True, last_stage=grid)
+
+
+@register_model
+def deeplabv3_r18(
+    pretrained: str | None = None,
+    *,
+    num_classes: int | None = None,
+    in_channels: int = 3,
+    backbone: str = "resnet18",
+    pretrained_backbone: bool = False,
+    output_stride: int = 8,
+    multi_grid: tuple[int, ...] = (),
+) -> DeepLabV3:
+    """DeepLabV3 on ResNet-18, the light one.
+
+    Arguments as in ``deeplabv3_r50``, but that ``multi_grid`` has two factors.
+    """
+    config = DeepLabV3Config(
+        "deeplabv3_r18",
+        backbone,
+        in_channels=in_channels,
+        backbone_options=multi_grid_options(output_stride, multi_grid),
+    )
+    return build(
+        DeepLabV3,
+        config,
+        pretrained,
+        num_classes=num_classes,
+        pretrained_backbone=pretrained_backbone,
+    )
 
 
 @register_model

@@ -17,7 +17,7 @@ The public variants differ in where the maps come from and in the head:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +29,7 @@ from torchseg_zoo.models.paper import Paper
 from torchseg_zoo.registry import register_model
 from torchseg_zoo.types import SegOutput
 
-__all__ = ["FCN", "FCNConfig", "fcn32s_r101", "fcn_r50", "fcn_r101"]
+__all__ = ["FCN", "FCNConfig", "fcn32s_r101", "fcn_r18", "fcn_r50", "fcn_r101"]
 
 DROPOUT = 0.1  # share of hidden channels, in all heads of all origins
 
@@ -161,6 +161,34 @@ def fcn32s_r101(
         pretrained_backbone: start from timm's ImageNet weights.
     """
     config = FCNConfig("fcn32s_r101", backbone, in_channels=in_channels)
+    return build(
+        FCN,
+        config,
+        pretrained,
+        num_classes=num_classes,
+        pretrained_backbone=pretrained_backbone,
+    )
+
+
+@register_model
+def fcn_r18(
+    pretrained: str | None = None,
+    *,
+    num_classes: int | None = None,
+    in_channels: int = 3,
+    backbone: str = "resnet18c",
+    pretrained_backbone: bool = False,
+    output_stride: int = 8,
+) -> FCN:
+    """Dilated FCN on ResNet-18 with mmsegmentation's narrow heads, the light one.
+
+    Arguments as in ``fcn_r50``.
+    """
+    config = replace(
+        _dilated("fcn_r18", backbone, in_channels, output_stride),
+        head_channels=128,
+        aux_channels=64,
+    )
     return build(
         FCN,
         config,

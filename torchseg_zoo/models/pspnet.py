@@ -28,7 +28,7 @@ from torchseg_zoo.models.paper import Paper
 from torchseg_zoo.registry import register_model
 from torchseg_zoo.types import SegOutput
 
-__all__ = ["PSPNet", "PSPNetConfig", "pspnet_r50", "pspnet_r101"]
+__all__ = ["PSPNet", "PSPNetConfig", "pspnet_r18", "pspnet_r50", "pspnet_r101"]
 
 BINS = (1, 2, 3, 6)  # bins per side of each level of the pyramid
 DROPOUT = 0.1  # share of hidden channels, in both heads
@@ -178,6 +178,38 @@ class PSPNet(SegmentationModel):
             f"{head}.classifier": self.get_submodule(f"{head}.classifier")  # type: ignore[misc]
             for head in heads
         }
+
+
+@register_model
+def pspnet_r18(
+    pretrained: str | None = None,
+    *,
+    num_classes: int | None = None,
+    in_channels: int = 3,
+    backbone: str = "resnet18c",
+    pretrained_backbone: bool = False,
+    output_stride: int = 8,
+) -> PSPNet:
+    """PSPNet on ResNet-18 with mmsegmentation's narrow heads, the light one.
+
+    Arguments as in ``pspnet_r50``.
+    """
+    config = PSPNetConfig(
+        "pspnet_r18",
+        backbone,
+        in_channels=in_channels,
+        align_corners=False,
+        backbone_options=BackboneOptions(output_stride=output_stride),
+        channels=128,
+        aux_channels=64,
+    )
+    return build(
+        PSPNet,
+        config,
+        pretrained,
+        num_classes=num_classes,
+        pretrained_backbone=pretrained_backbone,
+    )
 
 
 @register_model
