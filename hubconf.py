@@ -2,4 +2,7 @@
 
 dependencies = ["torch", "torchvision", "timm", "safetensors", "numpy", "PIL", "tqdm"]
 
-from torchseg_zoo.models import *  # noqa: E402
+from torchseg_zoo import models as _models  # noqa: E402
+from torchseg_zoo import registry as _registry  # noqa: E402
+
+globals().update({name: getattr(_models, name) for name in _registry.list_models()})

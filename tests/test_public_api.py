@@ -25,6 +25,7 @@ NAMES = [
     "predict",
     "register_model",
     "save_model",
+    "summary",
     "train",
 ]
 
@@ -43,6 +44,7 @@ SIGNATURES = {
     " -> 'Prediction'",
     "register_model": "(factory: '_Factory') -> '_Factory'",
     "save_model": "(model: 'SegmentationModel', path: 'str | Path') -> 'None'",
+    "summary": "(model: 'SegmentationModel', *, size: 'Size | None' = None) -> 'Summary'",
     "train": "(config: 'TrainConfig', *, train_set: 'Dataset | None' = None,"
     " val_set: 'Dataset | None' = None, resume: 'bool' = False, progress: 'bool' = True)"
     " -> 'TrainResult'",

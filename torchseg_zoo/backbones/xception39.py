@@ -118,7 +118,8 @@ class Xception39(Xception39Features):
 
     def get_classifier(self) -> nn.Module:
         """The linear layer that makes class scores."""
-        return self.fc
+        classifier: nn.Module = self.fc
+        return classifier
 
     def forward_features(self, x: Tensor) -> Tensor:
         """(N, C, H, W) → (N, 256, H/32, W/32)."""
