@@ -96,6 +96,19 @@ def test_the_model_is_left_evaluating_and_no_gradient_is_kept(model: Segmentatio
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
+def test_a_preprocess_that_fits_pictures_into_a_side(
+    model: SegmentationModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fitted = dataclasses.replace(model.preprocess, short_side=64, long_side=100)
+    monkeypatch.setattr(model, "preprocess", fitted)
+    seen = []
+    handle = model.backbone.register_forward_pre_hook(lambda _, args: seen.append(args[0].shape))
+    for size in ((128, 160), (40, 20), (32, 200)):
+        assert tsz.predict(model, np.full((*size, 3), 90, np.uint8)).labels.shape == size
+    handle.remove()
+    assert [tuple(shape[2:]) for shape in seen] == [(64, 80), (100, 50), (16, 100)]
+
+
 def test_a_preprocess_that_resizes(
     model: SegmentationModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:

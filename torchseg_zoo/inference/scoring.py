@@ -68,7 +68,7 @@ def scores(
 
     Args:
         model: a model in evaluation mode, or anything with what ``Network`` lists.
-        image: (H, W, 3) uint8, RGB. ``model.preprocess.resize`` is applied first, if set.
+        image: (H, W, 3) uint8, RGB. It is resized first if ``model.preprocess`` asks for it.
         mode: what the model sees and how it is merged; by default ``default_mode``.
         size: (height, width) of the scores; by default the picture's.
         batch: windows that go through the network at once; by default by their size and the device.
@@ -126,8 +126,7 @@ def score(
         mode = MultiScaleFlip((1.0,), False, mode, mode.merge)
     device, _ = device_and_type(model)
     pixels = torch.from_numpy(np.require(image, requirements=["C", "W"])).to(device)
-    if model.preprocess.resize is not None:
-        pixels = resize_photo(pixels, model.preprocess.resize)
+    pixels = resize_photo(pixels, model.preprocess.input_size(*pixels.shape[:2]))
     if len(mode.scales) == 1 and not mode.flip:
         view = cut(scaled(pixels, mode.scales[0], mode.merge), model, mode.view)
         if _seen_once(view, size, mode.merge):

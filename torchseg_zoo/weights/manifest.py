@@ -350,15 +350,14 @@ def find(model: str, tag: str) -> Checkpoint:
     tags = [tag for entry in entries for tag in (entry.tag, *entry.aliases)]
     near = difflib.get_close_matches(tag, tags, n=1)
     known = next((one for one in unreleased() if (one.model, one.tag) == (model, tag)), None)
+    why = None
     if known is not None:
-        fix = known.fix
+        why, fix = known.why, known.fix
     elif not tags:
         fix = "no checkpoint of this model is released; build it with pretrained=None and train it"
     else:
         fix = (f"did you mean {near[0]!r}? " if near else "") + f"available: {_listing(entries)}"
-    raise UnknownCheckpointError(
-        f"{model} has no {tag!r}", where="pretrained", why=known and known.why, fix=fix
-    )
+    raise UnknownCheckpointError(f"{model} has no {tag!r}", where="pretrained", why=why, fix=fix)
 
 
 def _listing(entries: list[Checkpoint]) -> str:
