@@ -97,9 +97,7 @@ def main() -> None:
 
     bisenet_r18()  # timm is imported once, outside the clock
     builds = [(seconds(build_meta), seconds(bisenet_r18)) for _ in range(rounds)]
-    report(
-        "build on meta / initialised build (bisenet_r18)", [a / b for a, b in builds], "<= 0.35"
-    )
+    report("build on meta / initialised build (bisenet_r18)", [a / b for a, b in builds], "<= 0.35")
 
     with tempfile.TemporaryDirectory() as folder:
         pickled, native = Path(folder, "model.pth"), Path(folder, "model.safetensors")
@@ -120,7 +118,8 @@ def main() -> None:
             empty = build_meta()
             loads.append((seconds(load_native), seconds(load_pickled)))
         same = all(
-            torch.equal(value, empty.state_dict()[name]) for name, value in full.state_dict().items()
+            torch.equal(value, empty.state_dict()[name])
+            for name, value in full.state_dict().items()
         )
         print(f"{'':<58} {'tensors equal' if same else 'TENSORS DIFFER'}")
         report(

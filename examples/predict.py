@@ -1,6 +1,6 @@
 """Label a picture with the embedded checkpoint and look at the result.
 
-    python examples/predict.py [IMAGE]
+python examples/predict.py [IMAGE]
 """
 
 import sys

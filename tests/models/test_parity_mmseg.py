@@ -108,7 +108,7 @@ def assert_equal(name: str, array: str, value: torch.Tensor) -> None:
     with np.load(GOLDEN / f"{name}.npz") as archive:
         stored = archive[array]
     got = eval(f"value{expected['saved']}", {"value": value.numpy()})  # an index from our own file
-    # Noise is at most 2e-5; the spatial spread guards against values too flat for an absolute bound.
+    # Noise is at most 2e-5; the spatial spread guards against values too flat for a fixed bound.
     atol = min(1e-4, 1e-3 * expected["spatial_std"]) if expected.get("spatial_std") else 1e-4
     np.testing.assert_allclose(got, stored, atol=max(atol, 2e-5), rtol=1e-4, err_msg=array)
 

@@ -19,12 +19,12 @@ __all__ = ["Backbone", "BackboneOptions", "create_backbone"]
 class BackboneOptions:
     """How a backbone is strided and dilated; the defaults are timm's.
 
-    The fields below ``output_stride`` hold for ResNets. They exist because released checkpoints were
-    trained on networks that differ in them.
+    The fields below ``output_stride`` hold for ResNets. They exist because released checkpoints
+    were trained on networks that differ in them.
 
     Args:
-        output_stride: input pixels per cell of the deepest map: 32, 16 or 8. Below 32 the last stages
-            are dilated instead of strided.
+        output_stride: input pixels per cell of the deepest map: 32, 16 or 8. Below 32 the last
+            stages are dilated instead of strided.
         whole_stage: dilate the first block of a stage like its other blocks (semseg, OCNet,
             jfzhang95) instead of half as much (timm, torchvision, mmseg, TorchSeg).
         last_stage: dilations of the last stage's blocks, one each (multi-grid); () for the usual.
@@ -61,7 +61,7 @@ class Backbone(nn.Module):
         body: module returning a list of maps; the last ones are taken.
         channels: C of each map taken.
         strides: input pixels per map cell, for each map.
-        channels_last: whether ``body`` puts out (N, H, W, C); ``forward`` returns (N, C, H, W) always.
+        channels_last: whether ``body`` puts out (N, H, W, C); ``forward`` returns (N, C, H, W).
     """
 
     def __init__(
@@ -90,7 +90,7 @@ def create_backbone(
     *,
     in_channels: int = 3,
     levels: int = 4,
-    options: BackboneOptions = BackboneOptions(),  # noqa: B008  (frozen)
+    options: BackboneOptions = BackboneOptions(),
     pretrained: bool = False,
 ) -> Backbone:
     """Builds a backbone that returns its last ``levels`` feature maps.

@@ -1,13 +1,14 @@
 """Xception39, the light backbone of BiSeNet (Yu et al., ECCV 2018, arXiv:1808.00897).
 
 The paper names it without a table; the layout is TorchSeg's: three stages of separable-convolution
-bottlenecks with 4, 8 and 4 blocks. It differs from Xception (Chollet 2017) in three places that matter
-for released weights: nothing stands between the depthwise and the pointwise convolution, a shortcut that
-changes the shape is a separable 3×3 and not a 1×1, and there is one activation after each addition.
+bottlenecks with 4, 8 and 4 blocks. It differs from Xception (Chollet 2017) in three places that
+matter for released weights: nothing stands between the depthwise and the pointwise convolution, a
+shortcut that changes the shape is a separable 3×3 and not a 1×1, and there is one activation after
+each addition.
 
-``create_backbone("xception39")`` builds :class:`Xception39Features` without timm. ``register_with_timm``
-adds the classifier :class:`Xception39` to timm's registry, so that timm's training script can pre-train
-it on ImageNet; no such weights have been published.
+``create_backbone("xception39")`` builds :class:`Xception39Features` without timm;
+``register_with_timm`` adds the classifier :class:`Xception39` to timm's registry, so that timm's
+training script can pre-train it on ImageNet; no such weights have been published.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ class SeparableConv(nn.Sequential):
 
 
 class Block(nn.Module):
-    """Residual bottleneck: (in → width → width → 4·width) beside a separable or identity shortcut."""
+    """Residual bottleneck (in → width → width → 4·width) beside a separable or no shortcut."""
 
     def __init__(self, in_channels: int, width: int, *, stride: int) -> None:
         super().__init__()

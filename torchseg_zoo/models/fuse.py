@@ -89,7 +89,7 @@ def foldable_norms(model: nn.Module, run: Callable[[nn.Module], object]) -> list
 
 
 def fold_norms(model: nn.Module, pairs: Iterable[tuple[str, str]]) -> None:
-    """Folds each norm into its convolution, in place; an activation inside a norm (timm's) stays."""
+    """Folds each norm into its convolution, in place; an activation inside a norm stays."""
     for conv_name, norm_name in pairs:
         conv, norm = model.get_submodule(conv_name), model.get_submodule(norm_name)
         assert isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d)
