@@ -71,7 +71,7 @@ def test_an_installed_wheel_finds_its_manifest_inside(wheel: Path, tmp_path: Pat
         "print(tsz.__file__)\n"
         "print(manifest.manifest_path())\n"
         "for entry in tsz.list_checkpoints():\n"
-        "    load.checkpoint_file(entry) if entry.sources[0].kind == 'embedded' else None\n"
+        "    load.embedded_file(entry) if entry.sources[0].kind == 'embedded' else None\n"
         "print(tsz.bisenet_x39(num_classes=3).num_classes)\n"
     )
     out = run(sys.executable, "-P", "-c", code, cwd=tmp_path).splitlines()

@@ -18,6 +18,7 @@ NAMES = [
     "__version__",
     "create_model",
     "evaluate",
+    "from_pretrained",
     "list_checkpoints",
     "list_models",
     "load_model",
@@ -35,9 +36,14 @@ SIGNATURES = {
     "evaluate": "(model: 'SegmentationModel', dataset: 'Dataset', *, "
     "mode: 'Mode | None' = None, progress: 'bool' = True)"
     " -> 'Scores'",
+    "from_pretrained": "(repo_or_folder: 'str | os.PathLike[str]', *,"
+    " revision: 'str | None' = None, token: 'str | bool | None' = None,"
+    " cache_dir: 'str | os.PathLike[str] | None' = None,"
+    " local_files_only: 'bool' = False, force_download: 'bool' = False) -> 'SegmentationModel'",
     "list_checkpoints": "(model: 'str | None' = None) -> 'list[Checkpoint]'",
     "list_models": "(pattern: 'str' = '*', *, pretrained: 'bool' = False) -> 'list[str]'",
-    "load_model": "(path: 'str | Path') -> 'SegmentationModel'",
+    "load_model": "(path: 'str | Path', *, layout: 'str | None' = None,"
+    " config: 'Mapping[str, Any] | None' = None) -> 'SegmentationModel'",
     "model_from_state_dict": "(state_dict: 'Mapping[str, Any]', *, layout: 'str | None' = None,"
     " config: 'Mapping[str, Any] | None' = None) -> 'SegmentationModel'",
     "predict": "(model: 'SegmentationModel', image: 'object', *, mode: 'Mode | None' = None)"

@@ -18,6 +18,7 @@ from torchseg_zoo.registry import create_model, list_models, register_model
 from torchseg_zoo.weights.manifest import list_checkpoints
 
 if TYPE_CHECKING:
+    from torchseg_zoo.data.labels import LabelSet
     from torchseg_zoo.data.preprocess import Preprocess
     from torchseg_zoo.evaluation.evaluate import evaluate
     from torchseg_zoo.inference.predict import predict
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from torchseg_zoo.models import *  # noqa: F403
     from torchseg_zoo.models.base import SegmentationModel
     from torchseg_zoo.models.checkpoint import load_model, model_from_state_dict, save_model
+    from torchseg_zoo.models.hub import from_pretrained
     from torchseg_zoo.models.summary import summary
     from torchseg_zoo.training.config import TrainConfig
     from torchseg_zoo.training.loop import train
@@ -36,6 +38,7 @@ _LAZY = {
     "SegmentationModel": "torchseg_zoo.models.base",
     "TrainConfig": "torchseg_zoo.training.config",
     "evaluate": "torchseg_zoo.evaluation.evaluate",
+    "from_pretrained": "torchseg_zoo.models.hub",
     "load_model": "torchseg_zoo.models.checkpoint",
     "model_from_state_dict": "torchseg_zoo.models.checkpoint",
     "predict": "torchseg_zoo.inference.predict",
@@ -53,6 +56,7 @@ __all__ = [
     "__version__",
     "create_model",
     "evaluate",
+    "from_pretrained",
     "list_checkpoints",
     "list_models",
     "load_model",

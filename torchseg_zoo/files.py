@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import secrets
 import stat
@@ -13,7 +14,7 @@ from typing import BinaryIO
 
 from torchseg_zoo.errors import ArgumentError, DataError, ZooError
 
-__all__ = ["atomic_write", "make_folder", "open_regular", "printable"]
+__all__ = ["atomic_write", "make_folder", "open_regular", "printable", "sha256_of"]
 
 _BINARY = getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
 
@@ -84,6 +85,19 @@ def open_regular(
     except BaseException:
         os.close(descriptor)
         raise
+
+
+def sha256_of(path: str | os.PathLike[str], *, error: Callable[..., ZooError] = DataError) -> str:
+    """The digest of a file, in hex.
+
+    Raises:
+        DataError: (or ``error``) as ``open_regular``.
+    """
+    digest = hashlib.sha256()
+    with open_regular(path, error=error) as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def atomic_write(

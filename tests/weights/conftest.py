@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 from fetch_processes import QUICK, Zygote
+from guard_processes import Quick
 from loopback import Server
 
 from torchseg_zoo.weights import fetch as fetch_module
+from torchseg_zoo.weights import guard
 from torchseg_zoo.weights.http import Policy
 
 _VARIABLES = (
@@ -78,3 +80,17 @@ def zygote(_forking: Zygote, server: Server) -> Iterator[Zygote]:
     _forking.environment = {"HF_ENDPOINT": server.url}
     yield _forking
     _forking.kill()
+
+
+@pytest.fixture(scope="session")
+def _reading() -> Iterator[Quick]:
+    started = Quick()
+    yield started
+    started.close()
+
+
+@pytest.fixture
+def quick(_reading: Quick, monkeypatch: pytest.MonkeyPatch) -> Quick:
+    """Foreign files are read in a forked process: the same code without the import of torch."""
+    monkeypatch.setattr(guard, "_run", _reading.run)
+    return _reading

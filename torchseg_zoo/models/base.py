@@ -4,125 +4,29 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, ClassVar, Self, TypeVar
+import os
+from pathlib import Path
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
-from torchseg_zoo.backbones import Backbone, BackboneOptions
+from torchseg_zoo.backbones import Backbone
 from torchseg_zoo.data.labels import LabelSet, generic_labels
 from torchseg_zoo.data.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
 from torchseg_zoo.errors import ArgumentError, CheckpointFormatError, InputShapeError
 from torchseg_zoo.layers import resize
+from torchseg_zoo.models.build import build, input_convolutions
+from torchseg_zoo.models.config import InputRule, ModelConfig
 from torchseg_zoo.models.fuse import fold_norms, foldable_norms
 from torchseg_zoo.models.paper import Paper
 from torchseg_zoo.types import SegOutput, Size
-from torchseg_zoo.weights import manifest
-from torchseg_zoo.weights.load import build_loaded, checkpoint_file, read_tensors
+from torchseg_zoo.weights.manifest import Checkpoint
 
 __all__ = ["InputRule", "ModelConfig", "SegmentationModel", "build", "family"]
 
 
 _FAMILIES: dict[str, type[SegmentationModel]] = {}
-
-
-@dataclass(frozen=True)
-class InputRule:
-    """Which input sizes a model takes.
-
-    Args:
-        multiple: both sides must be multiples of this.
-        fixed: the only (height, width) that works, or ``None``.
-    """
-
-    multiple: int = 1
-    fixed: Size | None = None
-
-    def nearest(self, height: int, width: int) -> Size:
-        """The smallest size that works and holds (height, width), or the fixed one."""
-        if self.fixed is not None:
-            return self.fixed
-        return (
-            -(-height // self.multiple) * self.multiple,
-            -(-width // self.multiple) * self.multiple,
-        )
-
-
-@dataclass(frozen=True)
-class ModelConfig:
-    """All that is needed to build a model again; each family adds its own fields.
-
-    Args:
-        model: factory name, e.g. ``"bisenet_r18"``.
-        backbone: see ``create_backbone``.
-        num_classes: K.
-        in_channels: C of the input.
-        align_corners: how maps and logits are resized.
-        backbone_options: strides and dilations of the backbone.
-    """
-
-    model: str
-    backbone: str
-    num_classes: int = 19
-    in_channels: int = 3
-    align_corners: bool = True
-    backbone_options: BackboneOptions = BackboneOptions()  # noqa: RUF009  (frozen)
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.num_classes, int) or self.num_classes < 1:
-            raise ArgumentError(
-                f"num_classes is {self.num_classes!r}",
-                where=self.model,
-                fix="give a whole number of at least 1",
-            )
-        if self.num_classes > 255:
-            raise ArgumentError(
-                f"num_classes is {self.num_classes}",
-                where=self.model,
-                why="label maps are uint8 and 255 means ignore",
-                fix="give at most 255",
-            )
-        if not isinstance(self.in_channels, int) or self.in_channels < 1:
-            raise ArgumentError(
-                f"in_channels is {self.in_channels!r}",
-                where=self.model,
-                fix="give a whole number of at least 1",
-            )
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON-able form; ``from_dict`` reads it back."""
-        return dataclasses.asdict(self)
-
-    @classmethod
-    def from_dict(cls, record: Mapping[str, Any]) -> Self:
-        """Reads the form written by ``to_dict``.
-
-        Raises:
-            CheckpointFormatError: if it has a field that this family does not know.
-        """
-        known = {field.name for field in dataclasses.fields(cls)}
-        if unknown := sorted(set(record) - known):
-            raise CheckpointFormatError(
-                f"{cls.__name__} has no field {', '.join(unknown)}", fix="update torchseg-zoo"
-            )
-        values = _tuples(record)
-        if isinstance(options := values.get("backbone_options"), dict):
-            values["backbone_options"] = BackboneOptions(**options)
-        return cls(**values)
-
-
-def _tuples(record: Mapping[str, Any]) -> dict[str, Any]:
-    """JSON has lists and dicts where configurations have tuples and records."""
-    return {
-        key: tuple(value)
-        if isinstance(value, list)
-        else _tuples(value)
-        if isinstance(value, Mapping)
-        else value
-        for key, value in record.items()
-    }
 
 
 class SegmentationModel(nn.Module, abc.ABC):
@@ -252,11 +156,10 @@ class SegmentationModel(nn.Module, abc.ABC):
             return
         from timm.models import adapt_input_conv
 
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d) and module.in_channels == 3 and module.groups == 1:
-                weight = adapt_input_conv(in_channels, module.weight.detach().clone())
-                module.weight = nn.Parameter(weight)
-                module.in_channels = in_channels
+        for _, layer in list(input_convolutions(self)):
+            weight = adapt_input_conv(in_channels, layer.weight.detach().clone())
+            layer.weight = nn.Parameter(weight)
+            layer.in_channels = in_channels
         self.config = dataclasses.replace(self.config, in_channels=in_channels)
         repeats = -(-in_channels // 3)
         self.preprocess = dataclasses.replace(
@@ -286,6 +189,92 @@ class SegmentationModel(nn.Module, abc.ABC):
         self.to(memory_format=torch.channels_last)
         self.fused = True
         return self
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike[str],
+        *,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+        local_files_only: bool = False,
+        force_download: bool = False,
+    ) -> Self:
+        """As ``torchseg_zoo.from_pretrained``; the model must be of this class.
+
+        Raises:
+            CheckpointFormatError: if it is of another family; else as there.
+        """
+        # Imported here, as below: the hub's module needs this one, and its client is slow to load.
+        from torchseg_zoo.models import hub
+
+        model = hub.from_pretrained(
+            pretrained_model_name_or_path,
+            revision=revision,
+            token=token,
+            cache_dir=cache_dir,
+            local_files_only=local_files_only,
+            force_download=force_download,
+        )
+        if not isinstance(model, cls):
+            raise CheckpointFormatError(
+                f"is a {type(model).__name__}, not a {cls.__name__}",
+                where=pretrained_model_name_or_path,
+                fix="use torchseg_zoo.from_pretrained, which takes any family",
+            )
+        return model
+
+    def save_pretrained(
+        self,
+        save_directory: str | os.PathLike[str],
+        *,
+        checkpoint: Checkpoint | None = None,
+        repo_id: str | None = None,
+        push_to_hub: bool = False,
+    ) -> str | None:
+        """Writes a folder for ``from_pretrained`` and the hub; see ``models.hub``.
+
+        Returns:
+            The URL of the commit with ``push_to_hub``, to ``repo_id`` or the folder's name.
+        """
+        from torchseg_zoo.models import hub
+
+        hub.save_pretrained(self, save_directory, checkpoint=checkpoint, repo_id=repo_id)
+        if not push_to_hub:
+            return None
+        return hub.push_to_hub(self, repo_id or Path(save_directory).name, checkpoint=checkpoint)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        commit_message: str = "Push model using torchseg_zoo",
+        private: bool | None = None,
+        token: str | None = None,
+        branch: str | None = None,
+        create_pr: bool | None = None,
+        allow_patterns: list[str] | str | None = None,
+        ignore_patterns: list[str] | str | None = None,
+        delete_patterns: list[str] | str | None = None,
+        checkpoint: Checkpoint | None = None,
+    ) -> str:
+        """Uploads the model to the Hugging Face hub; see ``models.hub``."""
+        from torchseg_zoo.models import hub
+
+        return hub.push_to_hub(
+            self,
+            repo_id,
+            commit_message=commit_message,
+            private=private,
+            token=token,
+            branch=branch,
+            create_pr=create_pr,
+            allow_patterns=allow_patterns,
+            ignore_patterns=ignore_patterns,
+            delete_patterns=delete_patterns,
+            checkpoint=checkpoint,
+        )
 
     def train(self, mode: bool = True) -> Self:
         """As in PyTorch; a fused model refuses to be trained."""
@@ -330,9 +319,6 @@ class SegmentationModel(nn.Module, abc.ABC):
             )
 
 
-_Model = TypeVar("_Model", bound=SegmentationModel)
-
-
 def family(name: str) -> Any:
     """The subclass of ``SegmentationModel`` called ``name``, from this package or a user's.
 
@@ -344,61 +330,3 @@ def family(name: str) -> Any:
             f"no model family {name!r}", fix="import the module that defines it, or update"
         )
     return _FAMILIES[name]
-
-
-def build(
-    family: type[_Model],
-    config: ModelConfig,
-    pretrained: str | None,
-    *,
-    num_classes: int | None,
-    pretrained_backbone: bool,
-) -> _Model:
-    """What every factory ends in: a fresh model, or one with a checkpoint's weights.
-
-    Args:
-        family: class of the model, built as ``family(config, pretrained_backbone=...)``.
-        config: configuration that the factory's arguments ask for.
-        pretrained: checkpoint tag, or ``None``.
-        num_classes: K the user asked for; ``None`` for the checkpoint's or the configuration's own.
-        pretrained_backbone: load ImageNet weights into the backbone.
-
-    Raises:
-        UnknownCheckpointError: if the model has no such checkpoint.
-        ArgumentError: if ``pretrained`` is combined with another backbone or with
-            ``pretrained_backbone``.
-        CheckpointFormatError: if the checkpoint's file does not fit.
-    """
-    if num_classes is not None:
-        config = dataclasses.replace(config, num_classes=num_classes)
-    if pretrained is None:
-        return family(config, pretrained_backbone=pretrained_backbone)  # type: ignore[call-arg]
-
-    if not isinstance(pretrained, str):
-        raise TypeError(f"pretrained is a checkpoint tag such as 'cityscapes', not {pretrained!r}")
-    checkpoint = manifest.find(config.model, pretrained)
-    released = family.config_class.from_dict(checkpoint.config)
-    if pretrained_backbone:
-        raise ArgumentError(
-            f"pretrained={pretrained!r} and pretrained_backbone=True exclude each other",
-            why="the checkpoint holds the backbone's weights",
-            fix="drop one of them",
-        )
-    if config.backbone != released.backbone:
-        raise ArgumentError(
-            f"pretrained={pretrained!r} was trained on {released.backbone}, "
-            f"not on backbone={config.backbone!r}",
-            fix="drop one of the two arguments",
-        )
-    path = checkpoint_file(checkpoint)
-    model = build_loaded(
-        lambda: family(released, pretrained_backbone=False),  # type: ignore[call-arg]
-        read_tensors(path, mapped=True),
-        where=str(path),
-    )
-    model.preprocess = checkpoint.preprocess
-    model.labels = checkpoint.labels
-    if num_classes is not None and num_classes != released.num_classes:
-        model.reset_classifier(num_classes)
-    model.adapt_input(config.in_channels)
-    return model.eval()

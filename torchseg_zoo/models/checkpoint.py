@@ -1,4 +1,4 @@
-"""A model as one file: safetensors whose header rebuilds it."""
+"""A model as one file: safetensors whose header rebuilds it, or what another project wrote."""
 
 from __future__ import annotations
 
@@ -12,7 +12,11 @@ from torchseg_zoo.data.labels import LabelSet
 from torchseg_zoo.data.preprocess import Preprocess
 from torchseg_zoo.errors import ArgumentError, CheckpointFormatError, ZooError
 from torchseg_zoo.models.base import ModelConfig, SegmentationModel, family
+from torchseg_zoo.models.description import describe_model
 from torchseg_zoo.weights.convert import convert
+from torchseg_zoo.weights.fetch import fetch
+from torchseg_zoo.weights.guard import read_foreign
+from torchseg_zoo.weights.header import is_safetensors
 from torchseg_zoo.weights.load import build_loaded, read_meta, read_tensors
 from torchseg_zoo.weights.save import write_tensors
 
@@ -23,16 +27,6 @@ __all__ = [
     "model_from_state_dict",
     "save_model",
 ]
-
-
-def describe_model(model: SegmentationModel) -> dict[str, Any]:
-    """JSON-able description that, with the tensors, rebuilds the model."""
-    return {
-        "family": type(model).__name__,
-        "config": model.config.to_dict(),
-        "preprocess": model.preprocess.to_dict(),
-        "labels": model.labels.to_dict(),
-    }
 
 
 def save_model(model: SegmentationModel, path: str | Path) -> None:
@@ -51,16 +45,33 @@ def save_model(model: SegmentationModel, path: str | Path) -> None:
     write_tensors(Path(path), model.state_dict(), describe_model(model))
 
 
-def load_model(path: str | Path) -> SegmentationModel:
-    """Rebuilds a model that ``save_model`` or ``train`` wrote; it is in evaluation mode.
+def load_model(
+    path: str | Path, *, layout: str | None = None, config: Mapping[str, Any] | None = None
+) -> SegmentationModel:
+    """Rebuilds a model from a file; it is in evaluation mode.
+
+    Args:
+        path: a file that ``save_model`` or ``train`` wrote, or a checkpoint of another project,
+            which is read in a guarded child process; or the URL of one, see ``weights.fetch``.
+        layout: of a checkpoint of another project: see ``model_from_state_dict``.
+        config: likewise.
 
     Raises:
         CheckpointFormatError: if the file is not such a checkpoint, or is damaged.
+        UnsafeCheckpointError: if it asks for code to be run.
+        DownloadError, IntegrityError, CacheError: if a URL cannot be fetched.
     """
-    path = Path(path)
+    remote = isinstance(path, str) and "://" in path
+    file = fetch(path) if remote else Path(path)
     # Read, not mapped: somebody may rewrite a file of their own while the model lives.
-    tensors = read_tensors(path, mapped=False)
-    return model_from_meta(read_meta(path), tensors, where=str(path))
+    where = str(path)
+    if is_safetensors(file):
+        tensors = read_tensors(file, mapped=remote)
+        if layout is None and config is None:
+            return model_from_meta(read_meta(file), tensors, where=where)
+    else:
+        tensors = read_foreign(file)
+    return model_from_state_dict(tensors, layout=layout, config=config)
 
 
 def model_from_meta(

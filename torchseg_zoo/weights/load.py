@@ -13,14 +13,14 @@ from torch import Tensor, nn
 
 from torchseg_zoo.errors import CheckpointFormatError
 from torchseg_zoo.files import open_regular, printable
+from torchseg_zoo.weights.header import FORMAT, read_header
 from torchseg_zoo.weights.manifest import Checkpoint
-from torchseg_zoo.weights.save import FORMAT
 
 __all__ = [
     "assign",
     "build_loaded",
     "check_fits",
-    "checkpoint_file",
+    "embedded_file",
     "read_meta",
     "read_tensors",
 ]
@@ -35,31 +35,35 @@ class _Misfit:
     missing: list[str]
     unexpected: list[str]
     misshaped: list[str]
+    of_another_type: list[str]
 
     def describe(self) -> str:
         parts = []
         for kind, names in vars(self).items():
             if names:
                 more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+                kind = kind.replace("_", " ")
                 parts.append(f"{len(names)} {kind}: {', '.join(names[:_SHOWN])}{more}")
         return "; ".join(parts)
 
 
-def checkpoint_file(checkpoint: Checkpoint) -> Path:
-    """The local file with the checkpoint's native tensors.
+def embedded_file(checkpoint: Checkpoint) -> Path | None:
+    """The checkpoint's native file inside the package; ``None`` if it is to be had elsewhere.
 
     Raises:
-        CheckpointFormatError: if the file is not there.
+        CheckpointFormatError: if it should be there, has no other source, and is not.
     """
     for source in checkpoint.sources:
         if source.kind == "embedded":
             path = EMBEDDED / source.location
             if path.is_file():
                 return path
-    raise CheckpointFormatError(
-        f"the weights of {checkpoint.name} are not in this installation",
-        fix="reinstall torchseg-zoo",
-    )
+    if all(source.kind == "embedded" for source in checkpoint.sources):
+        raise CheckpointFormatError(
+            f"the weights of {checkpoint.name} are not in this installation",
+            fix="reinstall torchseg-zoo",
+        )
+    return None
 
 
 def read_tensors(path: Path, *, mapped: bool) -> dict[str, Tensor]:
@@ -71,11 +75,13 @@ def read_tensors(path: Path, *, mapped: bool) -> dict[str, Tensor]:
             file that is cut later kills the process.
 
     Raises:
-        CheckpointFormatError: if it is not a whole safetensors file.
+        CheckpointFormatError: if it is not a whole safetensors file, or breaks one of the rules of
+            ``read_header``.
     """
     import safetensors
     from safetensors import torch as safetensors_torch
 
+    read_header(path)
     with open_regular(path, error=CheckpointFormatError) as stream:
         try:
             if mapped:
@@ -94,14 +100,12 @@ def read_meta(path: Path) -> dict[str, Any]:
     """The description that ``write_tensors`` put into the header.
 
     Raises:
-        CheckpointFormatError: if there is none.
+        CheckpointFormatError: if there is none, or the header is bad.
     """
-    import safetensors
-
+    header = read_header(path)
     try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            record = json.loads((file.metadata() or {})[FORMAT])
-    except (OSError, safetensors.SafetensorError, KeyError, ValueError, RecursionError) as error:
+        record = json.loads(header.metadata[FORMAT])
+    except (KeyError, ValueError, RecursionError) as error:
         raise CheckpointFormatError(
             "not a checkpoint of this package",
             where=path,
@@ -151,26 +155,50 @@ def assign(model: nn.Module, tensors: Mapping[str, Tensor], *, where: str) -> No
         parameter.requires_grad_(parameter.is_floating_point())
 
 
-def check_fits(model: nn.Module, tensors: Mapping[str, Tensor], *, where: str) -> None:
+def check_fits(
+    model: nn.Module, tensors: Mapping[str, Tensor], *, where: str, holds: str = ""
+) -> None:
     """Checks that ``tensors`` are a model's whole state, no more and no less.
 
+    A whole model in another precision (``model.half()``) fits; one with mixed precisions does not.
+
+    Args:
+        model: on any device, also on meta.
+        tensors: by name.
+        where: the file's name, for messages.
+        holds: what the file seems to be for, in words.
+
     Raises:
-        CheckpointFormatError: if names or shapes differ; lists at most five of each kind.
+        CheckpointFormatError: if names, shapes or types differ; lists at most five of each kind.
     """
     expected = model.state_dict()
+    common = [name for name in expected if name in tensors]
+    floats = {tensors[name].dtype for name in common if tensors[name].is_floating_point()}
+    uniform = len(floats) == 1
+
+    def same_type(name: str) -> bool:
+        mine, theirs = expected[name], tensors[name]
+        both_float = mine.is_floating_point() and theirs.is_floating_point()
+        return mine.dtype == theirs.dtype or (both_float and uniform)
+
     misfit = _Misfit(
         missing=[name for name in expected if name not in tensors],
         unexpected=[name for name in tensors if name not in expected],
         misshaped=[
             f"{name} is {tuple(tensors[name].shape)}, not {tuple(expected[name].shape)}"
-            for name in expected
-            if name in tensors and tensors[name].shape != expected[name].shape
+            for name in common
+            if tensors[name].shape != expected[name].shape
+        ],
+        of_another_type=[
+            f"{name} is {tensors[name].dtype}, not {expected[name].dtype}"
+            for name in common
+            if not same_type(name)
         ],
     )
     if problems := misfit.describe():
         raise CheckpointFormatError(
             f"does not fit {type(model).__name__}",
             where=where,
-            why=problems,
+            why=f"it is for {holds}; {problems}" if holds else problems,
             fix="load it with the model and options it was saved from",
         )
