@@ -1,7 +1,7 @@
 """Foreign layouts → native names. One file per layout; none imports a model.
 
-A converter takes a flat state dict and returns the factory's name, the model's configuration and the
-renamed tensors. ``recognise`` finds the layout by the names that only it has.
+A converter takes a flat state dict and returns the factory's name, the model's configuration and
+the renamed tensors. ``recognise`` finds the layout by the names that only it has.
 """
 
 from __future__ import annotations

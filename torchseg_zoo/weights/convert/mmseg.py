@@ -1,7 +1,8 @@
 """Checkpoints of mmsegmentation 0.x and 1.x: ``backbone.``, ``decode_head.``, ``auxiliary_head.``.
 
-Shapes tell the backbone, the head and the number of classes. They do not tell ``align_corners`` (true in
-the 769×769 models only) nor the dilations (stride 8 unless the name says D16 or D32): pass these.
+Shapes tell the backbone, the head and the number of classes. They do not tell ``align_corners``
+(true in the 769×769 models only) nor the dilations (stride 8 unless the name says D16 or D32): pass
+these.
 """
 
 from __future__ import annotations
