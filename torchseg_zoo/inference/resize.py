@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +13,8 @@ from torchseg_zoo.types import Size
 
 __all__ = ["bands", "resize_photo"]
 
-_BAND_ELEMENTS = 1 << 18  # values of one band, so that all passes over it stay in the cache
+_BAND_ELEMENTS = 1 << 17  # values of one band, so that all passes over it stay in the cache
+_NARROW = 128  # wider maps are resized across by ``interpolate``: the matrix would be mostly zeros
 _WEIGHT_ONE = 2048  # OpenCV's 8-bit linear resize has weights of 11 bits
 
 
@@ -123,39 +125,56 @@ def bands(
         yield slice(0, last - first), whole[..., rows, columns]
         return
     step = _rows_per_band(maps.device, last - first, count * classes * size[1])
-    upper, lower, weight = _row_taps(height, size[0], align_corners)
+    taken, across = slice(None), None
+    if width < size[1] and width <= _NARROW:
+        taken, across = _mixing(width, size[1], align_corners, 0, size[1])
+        across = across[columns].T.to(maps)
     for start in range(first, last, step):
-        part = slice(start, min(start + step, last))
+        end = min(start + step, last)
         if height == size[0]:
-            band = _widened(maps[:, :, part], size[1], align_corners)[..., columns]
+            source, down = slice(start, end), None
         else:
-            above = int(upper[part.start])
-            source = maps[:, :, above : int(lower[part.stop - 1]) + 1]
-            wide = _widened(source, size[1], align_corners)[..., columns]
-            band = torch.lerp(
-                wide.index_select(2, upper[part] - above),
-                wide.index_select(2, lower[part] - above),
-                weight[part, None],
-            )
-        yield slice(part.start - first, part.stop - first), band
+            source, down = _mixing(height, size[0], align_corners, start, end)
+        band = maps[:, :, source]
+        if across is not None:
+            band = band[..., taken]
+            band = (band.reshape(-1, band.shape[3]) @ across).view(*band.shape[:3], -1)
+        elif width != size[1]:
+            shape = (band.shape[2], size[1])
+            band = F.interpolate(band, shape, mode="bilinear", align_corners=align_corners)
+            band = band[..., columns]
+        else:
+            band = band[..., columns]
+        yield slice(start - first, end - first), band if down is None else down.to(band) @ band
 
 
-def _widened(maps: Tensor, width: int, align_corners: bool) -> Tensor:
-    if maps.shape[-1] == width:
-        return maps
-    size = (maps.shape[-2], width)
-    return F.interpolate(maps, size, mode="bilinear", align_corners=align_corners)
-
-
-def _row_taps(source: int, target: int, align_corners: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Upper row, lower row and weight of the lower one, in the arithmetic of ``interpolate``."""
+@lru_cache(maxsize=64)
+def _taps(source: int, target: int, align_corners: bool) -> tuple[Tensor, Tensor]:
+    """Lower source index and weight of the next one, in the arithmetic of ``interpolate``."""
     index = torch.arange(target, dtype=torch.float32)
     if align_corners:
         position = index * ((source - 1) / (target - 1) if target > 1 else 0.0)
     else:
         position = ((index + 0.5) * (source / target) - 0.5).clamp(min=0)
-    upper = position.long().clamp(max=source - 1)
-    return upper, (upper + 1).clamp(max=source - 1), position - upper
+    lower = position.long().clamp(max=source - 1)
+    return lower, position - lower
+
+
+@lru_cache(maxsize=256)
+def _mixing(
+    source: int, target: int, align_corners: bool, start: int, end: int
+) -> tuple[slice, Tensor]:
+    """Which source rows the target rows ``start`` to ``end`` are mixed of, and with what weights.
+
+    As a matrix product a resize needs no copies of rows and no index arithmetic per value.
+    """
+    lower, weight = (values[start:end, None] for values in _taps(source, target, align_corners))
+    upper = (lower + 1).clamp(max=source - 1)
+    rows = slice(int(lower[0]), int(upper[-1]) + 1)
+    matrix = torch.zeros(end - start, rows.stop - rows.start)
+    matrix.scatter_add_(1, lower - rows.start, 1 - weight)
+    matrix.scatter_add_(1, upper - rows.start, weight)
+    return rows, matrix
 
 
 def _rows_per_band(device: torch.device, rows: int, row_elements: int) -> int:

@@ -9,8 +9,9 @@ is seen once, nothing is added up at all and the label tail does the work.
 from __future__ import annotations
 
 import abc
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -32,6 +33,8 @@ from torchseg_zoo.inference.views import (
 from torchseg_zoo.types import Size
 
 __all__ = ["Scored", "label", "score", "scores"]
+
+_PLANE_PX = 1 << 16  # pixels compared at once, so that a few planes of them stay in the cache
 
 
 class Scored(abc.ABC):
@@ -225,6 +228,19 @@ class _Total(Scored):
         self._merge = merge
         self._sum: Tensor | None = None
 
+    def room(self, like: Tensor, *, exact: bool = True) -> Tensor:
+        """The (K, *size) sum so far, to be added to in place.
+
+        Args:
+            like: (K, ...) on the device; makes the first one.
+            exact: in float64 under ``"torchseg"``, for sums over scales.
+        """
+        if self._sum is None:
+            seed = exact and self._merge == "torchseg" and like.device.type != "mps"  # no float64
+            dtype = torch.float64 if seed else torch.float32
+            self._sum = like.new_zeros((len(like), *self._size), dtype=dtype)
+        return self._sum
+
     def add(
         self,
         maps: Tensor,
@@ -246,14 +262,7 @@ class _Total(Scored):
             place: rows and columns of the total.
             inside: rows and columns of the resized maps that belong there.
         """
-        if self._sum is None:
-            seed = self._merge == "torchseg" and maps.device.type != "mps"  # which has no float64
-            dtype = torch.float64 if seed else torch.float32
-            if maps.shape[1:] == size == self._size and share == 1 and not probabilities:
-                self._sum = maps.to(dtype)
-                return
-            self._sum = maps.new_zeros((maps.shape[0], *self._size), dtype=dtype)
-        target = self._sum[:, place[0], place[1]]
+        target = self.room(maps)[:, place[0], place[1]]
         for rows, band in bands(
             maps[None], size, align_corners=align_corners, rows=inside[0], columns=inside[1]
         ):
@@ -261,21 +270,27 @@ class _Total(Scored):
 
     def scores(self) -> Tensor:
         assert self._sum is not None
-        return self._sum
+        seed = self._merge == "torchseg" and self._sum.device.type != "mps"
+        return self._sum.double() if seed else self._sum
 
     @torch.inference_mode()
     def labels(self) -> Tensor:
-        total = self.scores()
-        out = torch.empty(total.shape[1:], dtype=torch.uint8, device=total.device)
-        for rows, band in bands(total[None], self._size, align_corners=False):
-            out[rows] = _largest(band[0])
-        return out
+        assert self._sum is not None
+        if self._sum.device.type != "cpu":
+            return self._sum.argmax(0).to(torch.uint8)
+        # On CPUs argmax over an outer dimension is several times slower than comparing planes.
+        labels = torch.zeros(self._size, dtype=torch.uint8)
+        step = max(1, _PLANE_PX // self._size[1])
+        for start in range(0, self._size[0], step):
+            part = slice(start, start + step)
+            _largest(self._sum[:, part], labels[part])
+        return labels
 
     @torch.inference_mode()
     def confidence(self) -> Tensor:
-        total = self.scores()
-        out = torch.empty(total.shape[1:], dtype=torch.float32, device=total.device)
-        for rows, (band,) in bands(total[None], self._size, align_corners=False):
+        assert self._sum is not None
+        out = torch.empty(self._size, dtype=torch.float32, device=self._sum.device)
+        for rows, (band,) in bands(self._sum[None], self._size, align_corners=False):
             if self._merge == "logit-mean":
                 out[rows] = (band - band.amax(0)).exp().sum(0).reciprocal()
             else:
@@ -283,17 +298,29 @@ class _Total(Scored):
         return out
 
 
-def _largest(band: Tensor) -> Tensor:
-    """(K, R, W) → (R, W) uint8: the first class of the largest score."""
-    if band.device.type != "cpu":
-        return band.argmax(0).to(torch.uint8)
-    # On CPUs argmax over an outer dimension is several times slower than comparing planes.
+def _largest(band: Tensor, labels: Tensor) -> None:
+    """(K, R, W) → (R, W) uint8, zero at first: the first class of the largest score."""
     best = band[0].clone()
-    labels = torch.zeros(best.shape, dtype=torch.uint8)
+    larger = torch.empty(best.shape, dtype=torch.bool)
     for index in range(1, len(band)):
-        labels.masked_fill_(band[index] > best, index)
+        torch.gt(band[index], best, out=larger)
+        labels.masked_fill_(larger, index)
         torch.maximum(best, band[index], out=best)
-    return labels
+
+
+class _Scratch:
+    """Memory for one scale's sums, used again for the next: fresh pages cost more than zeroing."""
+
+    def __init__(self, pixels: int) -> None:
+        self._pixels = pixels
+        self._flat: Tensor | None = None
+
+    def room(self, like: Tensor, size: Size) -> Tensor:
+        """(K, *size) zeros."""
+        if self._flat is None:
+            self._flat = like.new_empty(len(like) * self._pixels)
+        count = len(like) * size[0] * size[1]
+        return self._flat[:count].view(len(like), *size).zero_()
 
 
 def _summed(
@@ -305,6 +332,8 @@ def _summed(
     seed = mode.merge == "torchseg"
     share = 1.0 if seed else 1 / (len(mode.scales) * len(flips))
     total = _Total(size, mode.merge)
+    height, width = pixels.shape[:2]
+    scratch = _Scratch(max((int(height * s) + 1) * (int(width * s) + 1) for s in mode.scales))
     for scale in mode.scales:
         photo = scaled(pixels, scale, mode.merge)
         view = cut(photo, model, mode.view, flip=mode.flip and not seed)
@@ -316,8 +345,14 @@ def _summed(
             continue
         # Logits of the picture and of its mirror image stay apart until they are probabilities.
         apart = mode.view.merge != mode.merge
+        single = seed and len(mode.scales) == 1  # a sum over scales, which is float64, is not made
+        if view.size == size and not apart and (single or not seed):
+            room = partial(total.room, exact=False)
+            _windows(model, view, flips, mode.view.merge, batch, room, share)
+            continue
         for group in [(flip,) for flip in flips] if apart else [flips]:
-            merged = _windows(model, view, group, mode.view.merge, batch)
+            room = partial(scratch.room, size=view.size)
+            merged = _windows(model, view, group, mode.view.merge, batch, room, 1.0)
             # Logits are resized as the model does it, probabilities as pictures are.
             aligned = align_corners and mode.view.merge == "logit-mean"
             total.add(merged, size, share, aligned, apart)
@@ -325,24 +360,43 @@ def _summed(
 
 
 def _windows(
-    model: Network, view: View, flips: Sequence[bool], merge: Merge, batch: int | None
+    model: Network,
+    view: View,
+    flips: Sequence[bool],
+    merge: Merge,
+    batch: int | None,
+    room: Callable[[Tensor], Tensor],
+    share: float,
 ) -> Tensor:
-    """(K, *view.size): windows' mean, summed over ``flips``; by the seed's rule the plain sum."""
+    """Adds ``share`` of the windows' mean per flip, or by the seed's rule of their sum.
+
+    Args:
+        model: the network.
+        view: the windows.
+        flips: which pictures.
+        merge: how windows are merged.
+        batch: as in ``scores``.
+        room: gives the (K, *view.size) tensor that is added to, for the first logits.
+        share: factor.
+    """
     paired = merge == "torchseg"
     align_corners = model.config.align_corners
     logits = each_logits(model, view.inputs(flips, paired=paired), batch)
+    weights = (
+        [view.weight, view.weight] if view.weight is None else [view.weight, view.weight.flip(-1)]
+    )
     merged: Tensor | None = None
     for corner in view.corners:
         # Mirrored back at the head's stride, where it costs nothing.
         parts = [next(logits).flip(-1) if flip else next(logits) for flip in flips]
         units = [torch.stack(parts)] if paired else [part[None] for part in parts]
         if merged is None:
-            merged = parts[0].new_zeros((parts[0].shape[0], *view.size))
+            merged = room(parts[0])
         for flip, unit in zip((False,) if paired else flips, units, strict=True):
             (rows, columns), inside = view.place(corner, mirrored=flip)
-            weight = None
-            if view.weight is not None:
-                weight = (view.weight.flip(-1) if flip else view.weight)[rows, columns]
+            weight = weights[flip]
+            if weight is not None:
+                weight = weight[rows, columns]
             target = merged[:, rows, columns]
             for part, band in bands(
                 unit, view.window, align_corners=align_corners, rows=inside[0], columns=inside[1]
@@ -351,10 +405,11 @@ def _windows(
                     values = band[0]
                 else:
                     # The exponential of summed log-probabilities is the product of probabilities.
-                    values = band.softmax(1).prod(0) if len(band) > 1 else band[0].softmax(0)
+                    values = band.softmax(1)
+                    values = values[0].mul_(values[1]) if len(values) > 1 else values[0]
                 if weight is None:
-                    target[:, part] += values
+                    target[:, part].add_(values, alpha=share)
                 else:
-                    target[:, part].addcmul_(values, weight[part])
+                    target[:, part].addcmul_(values, weight[part], value=share)
     assert merged is not None
     return merged
