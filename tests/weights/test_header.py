@@ -186,6 +186,25 @@ def test_what_is_written_is_read_by_the_safetensors_package(tmp_path: Path) -> N
     assert again.read_bytes() == ours.read_bytes()
 
 
+def test_tensors_that_lie_askew_are_read_all_the_same(tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    record = {
+        "flag": {"dtype": "U8", "shape": [1], "data_offsets": [0, 1]},
+        "a": {"dtype": "F32", "shape": [2], "data_offsets": [1, 9]},
+    }
+    path.write_bytes(packed(record, b"\7" + struct.pack("<2f", 1, 2)))
+    for mapped in (False, True):
+        assert read_tensors(path, mapped=mapped)["a"].tolist() == [1, 2]
+
+
+def test_writing_into_mapped_tensors_does_not_reach_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    write_tensors(path, {"a": torch.ones(5)}, {})
+    before = path.read_bytes()
+    read_tensors(path, mapped=True)["a"].zero_()
+    assert path.read_bytes() == before and read_tensors(path, mapped=True)["a"].sum() == 5
+
+
 def test_dtypes_must_fit(tmp_path: Path) -> None:
     model = torch.nn.BatchNorm2d(2)
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}

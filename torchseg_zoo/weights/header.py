@@ -54,12 +54,14 @@ class Header:
     """What a file says it holds, and does.
 
     Args:
-        tensors: name → (dtype code, shape).
+        tensors: name → (dtype code, shape, offset of its first byte in the file).
         metadata: free text by key.
+        size: of the whole file in bytes.
     """
 
-    tensors: dict[str, tuple[str, tuple[int, ...]]]
+    tensors: dict[str, tuple[str, tuple[int, ...], int]]
     metadata: dict[str, str]
+    size: int
 
 
 def read_header(path: Path) -> Header:
@@ -112,8 +114,11 @@ class _Reader:
             end = end_byte
         if 8 + length + end != size:
             self._fail(f"byte {8 + length}", f"{end} bytes of tensors in {size - 8 - length}")
-        tensors = {name: (entry["dtype"], tuple(entry["shape"])) for name, entry in record.items()}
-        return Header(tensors, metadata)
+        tensors = {
+            name: (entry["dtype"], tuple(entry["shape"]), 8 + length + entry["data_offsets"][0])
+            for name, entry in record.items()
+        }
+        return Header(tensors, metadata, size)
 
     def _parse(self, text: bytes) -> dict[str, Any]:
         if not text.startswith(b"{"):
