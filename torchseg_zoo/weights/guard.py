@@ -45,7 +45,7 @@ _ENVIRONMENT = {
     "MALLOC_ARENA_MAX": "1",
 }
 _ONLY_TENSORS = "only tensors are read: ask its author for a file of them, or for safetensors"
-_ANEW = "fetch it again, or check that it is a PyTorch checkpoint"
+_ANEW = "fetch it again, or check that it is a safetensors or PyTorch checkpoint"
 
 
 def read_foreign(
