@@ -3,8 +3,8 @@
     python benchmarks/models.py [--rounds 5] [--size 256x512] [--threads 2 1]
 
 Ours is the fused model (``model.fuse()``), the peer is as its library builds it, both in evaluation
-mode on the same input. Torchvision's networks have the same weights as ours, and outputs are
-compared first. segmentation_models_pytorch has another width, so its time is taken per
+mode on the same input. Torchvision's and mmseg's networks have the same weights as ours, and
+outputs are compared first. segmentation_models_pytorch has another width, so its time is taken per
 multiply-accumulate. Peers that are not installed are left out, by name.
 """
 
@@ -58,6 +58,15 @@ def torchvision_pairs() -> Iterator[Pair]:
         yield Pair(
             f"{name} / torchvision", ours, lambda x, peer=peer: peer(x)["out"], 0.80, same=True
         )
+
+
+def mmseg_pairs() -> Iterator[Pair]:
+    import mmseg_peer
+
+    peer = mmseg_peer.pspnet_r50()
+    _settle(peer)
+    ours = tsz.model_from_state_dict(peer.state_dict()).fuse()
+    yield Pair("pspnet_r50 / mmseg", ours, lambda x: mmseg_peer.logits(peer, x), 0.80, same=True)
 
 
 def smp_pairs() -> Iterator[Pair]:
@@ -126,7 +135,7 @@ def main() -> None:
     for threads in options.threads:
         torch.set_num_threads(threads)
         print(f"\n{threads} thread(s){'':<33} ratio  goal")
-        for pairs in (plain_pairs, torchvision_pairs, smp_pairs):
+        for pairs in (plain_pairs, torchvision_pairs, mmseg_pairs, smp_pairs):
             try:
                 for pair in pairs():
                     measure(pair, x, options.rounds)
