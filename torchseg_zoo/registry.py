@@ -17,7 +17,7 @@ from torchseg_zoo.weights import manifest
 if TYPE_CHECKING:
     from torchseg_zoo.models.base import SegmentationModel
 
-__all__ = ["create_model", "list_models", "model_factory", "register_model"]
+__all__ = ["create_model", "known_model", "list_models", "model_factory", "register_model"]
 
 _Factory = TypeVar("_Factory", bound="Callable[..., SegmentationModel]")
 _FACTORIES: dict[str, Callable[..., SegmentationModel]] = {}
@@ -64,13 +64,22 @@ def model_factory(name: str) -> Callable[..., SegmentationModel]:
     """
     if name not in _FACTORIES:
         import torchseg_zoo.models  # noqa: F401  (registers the package's own)
-    if name not in _FACTORIES:
-        near = difflib.get_close_matches(name, _names(), n=3)
+    known_model(name)
+    return _FACTORIES[name]
+
+
+def known_model(name: str) -> None:
+    """Checks that a model is registered, without importing any.
+
+    Raises:
+        UnknownModelError: if it is not; the message suggests the nearest names.
+    """
+    if name not in (names := _names()):
+        near = difflib.get_close_matches(name, names, n=3)
         raise UnknownModelError(
             f"no model {name!r}",
             fix=f"did you mean {' or '.join(near)}?" if near else "list_models() names them all",
         )
-    return _FACTORIES[name]
 
 
 def list_models(pattern: str = "*", *, pretrained: bool = False) -> list[str]:
