@@ -32,7 +32,9 @@ __all__ = ["Held", "acquire", "try_flock"]
 
 _Done = TypeVar("_Done")
 _RECORD_LIMIT = 16 * 1024
-_POLL_S = (0.01, 0.1)  # first and longest pause between looks
+_POLL_S = (0.01, 0.1)  # shortest and longest pause between looks
+_POLL_SHARE = 1 / 8  # of the time waited so far: what a look may come too late, at most
+_LOOK_S = 1.0  # between looks for the work itself, while its owner is at it
 _BEAT_S = 1.0
 _FIRST_MESSAGE_S, _MESSAGE_S = 1.0, 10.0
 
@@ -121,10 +123,10 @@ class _Watch:
     seen: tuple[int, int] = (-1, -1)
     idle_s: float = 0.0
     waited_s: float = 0.0
+    next_look_s: float = _LOOK_S
     next_message_s: float = _FIRST_MESSAGE_S
 
-    def look(self, descriptor: int, elapsed_s: float) -> None:
-        status = os.fstat(descriptor)
+    def look(self, status: os.stat_result, elapsed_s: float) -> None:
         signs = (status.st_mtime_ns, status.st_size)
         # Time in which this process was itself stopped says nothing of the holder.
         elapsed_s = min(elapsed_s, 1.0)
@@ -191,13 +193,20 @@ def _wait(
 ) -> bool:
     """Whether we have the lock now; otherwise this lock file is history."""
     watch = _Watch()
-    pause_s = _POLL_S[0]
     last = time.monotonic()
     while not try_flock(descriptor):
-        if ready() is not None:
+        status = os.fstat(descriptor)
+        if status.st_nlink == 0:  # locked by one who waited like us, and who will see the same
+            _raise_failure(_record_of(descriptor))
             return False
-        watch.look(descriptor, time.monotonic() - last)
+        watch.look(status, time.monotonic() - last)
         last = time.monotonic()
+        # A file that has just got its name has no stamp yet: to look for it sooner than its owner
+        # lets go is to hash it, in every one of those who wait.
+        if watch.waited_s >= watch.next_look_s:
+            watch.next_look_s += _LOOK_S
+            if ready() is not None:
+                return False
         if watch.idle_s > stale_s:
             holder = _record_of(descriptor)
             say(
@@ -215,8 +224,7 @@ def _wait(
                 f"waiting for {holder.get('process', 'another process')}, which does "
                 f"{holder.get('work', 'the same')}{progress_of(holder)}"
             )
-        time.sleep(pause_s)
-        pause_s = min(2 * pause_s, _POLL_S[1])
+        time.sleep(min(max(watch.waited_s * _POLL_SHARE, _POLL_S[0]), _POLL_S[1]))
     if _same_file(folder, name, descriptor):
         return True
     # Its owner has finished and removed it. If it failed, we waited for that very attempt.
