@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from torchseg_zoo.data.preprocess import Preprocess
 from torchseg_zoo.errors import (
     ArgumentError,
     CheckpointFormatError,
+    DownloadError,
     UnknownCheckpointError,
     UnknownModelError,
     ZooError,
@@ -223,6 +225,54 @@ def test_a_checkpoint_excludes_another_backbone(released: SegmentationModel) -> 
         tsz.bisenet_x39(TAG, backbone="resnet18")
     with pytest.raises(ArgumentError, match=f"{TAG}.*pretrained_backbone=True exclude each other"):
         tsz.bisenet_x39(TAG, pretrained_backbone=True)
+
+
+def differs(name: str, value: Any) -> Any:
+    """A value for an option that no checkpoint with ``value`` was trained with."""
+    return {
+        "output_stride": 16 if value == 8 else 8,
+        "backbone": "mobilenetv3_small_100",
+        "lateral": not value,
+        "mask_size": (9, 9),
+        "multi_grid": (1, 2),
+    }[name]
+
+
+HONOURED = {"pretrained", "num_classes", "in_channels", "pretrained_backbone"}
+OPTIONS = [
+    (model, name)
+    for model in tsz.list_models()
+    if manifest.list_checkpoints(model)
+    for name in inspect.signature(registry.model_factory(model)).parameters
+    if name not in HONOURED
+]
+
+
+@pytest.mark.parametrize(("model", "name"), OPTIONS)
+def test_no_option_beside_a_checkpoint_is_passed_over(
+    model: str, name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("TORCHSEG_ZOO_OFFLINE", "1")
+    monkeypatch.setenv("TORCHSEG_ZOO_CACHE", str(tmp_path))
+    factory = registry.model_factory(model)
+    default = inspect.signature(factory).parameters[name].default
+    for entry in manifest.list_checkpoints(model):
+        if all(source.kind == "embedded" for source in entry.sources):
+            continue
+        own = {**entry.config, **entry.config["backbone_options"]}.get(name)
+        # The default is refused like any other value, once it is written out.
+        for value in (differs(name, own), default):
+            if name != "multi_grid" and value == own:
+                continue
+            with pytest.raises(ArgumentError, match=rf"{entry.tag}.* {name}.*drop {name}"):
+                factory(entry.tag, **{name: value})
+            with pytest.raises(ArgumentError, match=f"drop {name}"):
+                tsz.create_model(entry.name, **{name: value})
+        with pytest.raises(DownloadError, match="offline"):
+            factory(entry.tag)
+        if own is not None:
+            with pytest.raises(DownloadError, match="offline"):
+                factory(entry.tag, **{name: tuple(own) if isinstance(own, list) else own})
 
 
 def test_a_file_that_is_not_installed(released: SegmentationModel) -> None:

@@ -8,8 +8,9 @@ import fnmatch
 import functools
 import sys
 from collections.abc import Callable
+from contextvars import ContextVar
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from torchseg_zoo.errors import UnknownModelError
 from torchseg_zoo.weights import manifest
@@ -17,10 +18,18 @@ from torchseg_zoo.weights import manifest
 if TYPE_CHECKING:
     from torchseg_zoo.models.base import SegmentationModel
 
-__all__ = ["create_model", "known_model", "list_models", "model_factory", "register_model"]
+__all__ = [
+    "create_model",
+    "given_options",
+    "known_model",
+    "list_models",
+    "model_factory",
+    "register_model",
+]
 
 _Factory = TypeVar("_Factory", bound="Callable[..., SegmentationModel]")
 _FACTORIES: dict[str, Callable[..., SegmentationModel]] = {}
+_GIVEN: ContextVar[frozenset[str]] = ContextVar("given_options", default=frozenset())
 
 
 def register_model(factory: _Factory) -> _Factory:
@@ -29,8 +38,26 @@ def register_model(factory: _Factory) -> _Factory:
     The factory takes ``pretrained: str | None`` first and keyword-only options after it, and
     returns a ``SegmentationModel``. Registering a name again replaces the earlier factory.
     """
-    _FACTORIES[factory.__name__] = factory
-    return factory
+
+    @functools.wraps(factory)
+    def noting(*positional: Any, **options: Any) -> SegmentationModel:
+        token = _GIVEN.set(frozenset(options))
+        try:
+            return factory(*positional, **options)
+        finally:
+            _GIVEN.reset(token)
+
+    _FACTORIES[factory.__name__] = noting
+    return cast(_Factory, noting)
+
+
+def given_options() -> frozenset[str]:
+    """The options that the caller of the running factory has written out.
+
+    A default cannot be told from the same value given on purpose, and only the latter may be
+    refused beside ``pretrained``.
+    """
+    return _GIVEN.get()
 
 
 def create_model(name: str, pretrained: str | None = None, **options: Any) -> SegmentationModel:

@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from torchseg_zoo.errors import ArgumentError, CheckpointFormatError, UnknownModelError
+from torchseg_zoo.errors import ArgumentError, CheckpointFormatError
 from torchseg_zoo.models.description import describe_model
-from torchseg_zoo.registry import model_factory
+from torchseg_zoo.registry import given_options
 from torchseg_zoo.weights import manifest
 from torchseg_zoo.weights.convert import Converted
 from torchseg_zoo.weights.load import build_loaded, check_fits, read_meta, read_tensors
 from torchseg_zoo.weights.manifest import Checkpoint
 from torchseg_zoo.weights.native import native_file
+from torchseg_zoo.weights.progress import say
 
 if TYPE_CHECKING:
     from torchseg_zoo.models.base import ModelConfig, SegmentationModel
 
-__all__ = ["build", "input_convolutions"]
+__all__ = ["build", "input_convolutions", "released_file"]
 
+# Options that work beside a checkpoint; ``pretrained_backbone`` is looked at on its own.
+_HONOURED = {"pretrained", "num_classes", "in_channels", "pretrained_backbone"}
 _Model = TypeVar("_Model", bound="SegmentationModel")
 
 
@@ -46,8 +49,8 @@ def build(
 
     Raises:
         UnknownCheckpointError: if the model has no such checkpoint.
-        ArgumentError: if ``pretrained`` is combined with another backbone or with
-            ``pretrained_backbone``.
+        ArgumentError: if ``pretrained`` is combined with ``pretrained_backbone``, or with an option
+            that contradicts the checkpoint, such as another backbone or output stride.
         DownloadError, IntegrityError, CacheError: if the checkpoint cannot be had.
         UnsafeCheckpointError, CheckpointFormatError: if its file cannot be read, or does not fit.
     """
@@ -65,13 +68,7 @@ def build(
             why="the checkpoint holds the backbone's weights",
             fix="drop one of them",
         )
-    backbone = checkpoint.config.get("backbone")
-    if config.backbone not in (backbone, _default_backbone(config.model)):
-        raise ArgumentError(
-            f"pretrained={pretrained!r} was trained on {backbone}, "
-            f"not on backbone={config.backbone!r}",
-            fix="drop one of the two arguments",
-        )
+    _refuse_ignored(family, config, checkpoint, pretrained)
     model = _released(family, checkpoint)
     if num_classes is not None and num_classes != model.num_classes:
         model.reset_classifier(num_classes)
@@ -79,22 +76,39 @@ def build(
     return model.eval()
 
 
-def _default_backbone(model: str) -> str | None:
-    """What a factory's ``backbone`` is unless the user gives one.
-
-    A checkpoint of another origin may have another stem: it brings its own backbone along.
-    """
-    try:
-        factory = model_factory(model)
-    except UnknownModelError:  # of a user who has not registered it
-        return None
-    parameter = inspect.signature(factory).parameters.get("backbone")
-    return None if parameter is None else parameter.default
+def _refuse_ignored(
+    family: type[SegmentationModel], config: ModelConfig, checkpoint: Checkpoint, pretrained: str
+) -> None:
+    """A checkpoint brings its own network along: what asks for another one is not passed over."""
+    asked, theirs = config.to_dict(), family.config_class.from_dict(checkpoint.config).to_dict()
+    for record in (asked, theirs):
+        record |= record["backbone_options"]
+    for name in sorted(given_options() - _HONOURED):
+        if name not in asked:
+            what = f"pretrained={pretrained!r} does not go with {name}"
+        elif asked[name] != theirs[name]:
+            what = (
+                f"pretrained={pretrained!r} was trained with {name}={theirs[name]!r}, "
+                f"not with {name}={asked[name]!r}"
+            )
+        else:
+            continue
+        raise ArgumentError(
+            what,
+            where=config.model,
+            why="a checkpoint brings its own network along",
+            fix=f"drop {name}, or build without pretrained and load a state_dict() yourself",
+        )
 
 
 def _released(family: type[_Model], checkpoint: Checkpoint) -> _Model:
     """The model of a manifest entry, with its weights."""
-    path = native_file(checkpoint, lambda converted: _finished(family, checkpoint, converted))
+    path = released_file(family, checkpoint)
+    if doubtful := [name for name in checkpoint.unverified if name.startswith("preprocess.")]:
+        say(
+            f"{checkpoint.name}: preprocessing unverified ({', '.join(doubtful)}); "
+            "run torchseg-zoo evaluate --verify"
+        )
     record: Mapping[str, Any] = checkpoint.config
     if any(name.startswith("config.") for name in checkpoint.unverified):
         record = read_meta(path)["config"]  # the file's own shapes have decided
@@ -109,8 +123,18 @@ def _released(family: type[_Model], checkpoint: Checkpoint) -> _Model:
     return model
 
 
+def released_file(family: type[SegmentationModel], checkpoint: Checkpoint) -> Path:
+    """The local native file of a manifest entry; see ``native_file``, also for what it raises.
+
+    Args:
+        family: class of the entry's model.
+        checkpoint: the entry.
+    """
+    return native_file(checkpoint, lambda converted: _finished(family, checkpoint, converted))
+
+
 def _finished(
-    family: type[_Model], checkpoint: Checkpoint, converted: Converted
+    family: type[SegmentationModel], checkpoint: Checkpoint, converted: Converted
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """A converted file as the native one that is kept: it fits the entry's model and takes RGB."""
     theirs = converted.config
