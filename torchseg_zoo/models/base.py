@@ -20,6 +20,7 @@ from torchseg_zoo.models.build import build, input_convolutions
 from torchseg_zoo.models.config import InputRule, ModelConfig
 from torchseg_zoo.models.fuse import fold_norms, foldable_norms
 from torchseg_zoo.models.paper import Paper
+from torchseg_zoo.models.winograd import speed_up_convs
 from torchseg_zoo.types import SegOutput, Size
 from torchseg_zoo.weights.manifest import Checkpoint
 
@@ -171,8 +172,9 @@ class SegmentationModel(nn.Module, abc.ABC):
     def fuse(self) -> Self:
         """Prepares the model for inference, in place: no batch norms, channels-last weights.
 
-        Outputs stay equal up to rounding. A fused model can neither be trained nor saved, and its
-        auxiliary heads are removed.
+        On a CPU, wide 3×3 convolutions are computed by Winograd's algorithm, for which they keep
+        four more copies of their weights. Outputs stay equal up to rounding. A fused model can
+        neither be trained nor saved, and its auxiliary heads are removed.
 
         Returns:
             The model itself, in evaluation mode.
@@ -187,6 +189,7 @@ class SegmentationModel(nn.Module, abc.ABC):
         fold_norms(self, foldable_norms(self, lambda model: model(x)))
         self.requires_grad_(False)
         self.to(memory_format=torch.channels_last)
+        speed_up_convs(self)
         self.fused = True
         return self
 
