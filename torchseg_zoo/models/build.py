@@ -27,6 +27,7 @@ __all__ = ["build", "input_convolutions", "released_file"]
 
 # Options that work beside a checkpoint; ``pretrained_backbone`` is looked at on its own.
 _HONOURED = {"pretrained", "num_classes", "in_channels", "pretrained_backbone"}
+_DECIDES = {"mask_size": ("attention",)}  # option → further fields that it sets
 _Model = TypeVar("_Model", bound="SegmentationModel")
 
 
@@ -86,7 +87,9 @@ def _refuse_ignored(
     for name in sorted(given_options() - _HONOURED):
         if name not in asked:
             what = f"pretrained={pretrained!r} does not go with {name}"
-        elif asked[name] != theirs[name]:
+        elif any(
+            asked.get(field) != theirs.get(field) for field in (name, *_DECIDES.get(name, ()))
+        ):
             what = (
                 f"pretrained={pretrained!r} was trained with {name}={theirs[name]!r}, "
                 f"not with {name}={asked[name]!r}"
