@@ -46,8 +46,8 @@ SIGNATURES = {
     " config: 'Mapping[str, Any] | None' = None) -> 'SegmentationModel'",
     "model_from_state_dict": "(state_dict: 'Mapping[str, Any]', *, layout: 'str | None' = None,"
     " config: 'Mapping[str, Any] | None' = None) -> 'SegmentationModel'",
-    "predict": "(model: 'SegmentationModel', image: 'object', *, mode: 'Mode | None' = None)"
-    " -> 'Prediction'",
+    "predict": "(model: 'SegmentationModel', image: 'object', *, mode: 'Mode | None' = None,"
+    " confidence: 'Confidence' = 'probability') -> 'Prediction'",
     "register_model": "(factory: '_Factory') -> '_Factory'",
     "save_model": "(model: 'SegmentationModel', path: 'str | Path') -> 'None'",
     "summary": "(model: 'SegmentationModel', *, size: 'Size | None' = None) -> 'Summary'",

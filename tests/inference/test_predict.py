@@ -17,9 +17,11 @@ import torchseg_zoo as tsz
 from torchseg_zoo.data.image import read_image
 from torchseg_zoo.data.label_map import read_label
 from torchseg_zoo.data.transforms import resize_image
-from torchseg_zoo.errors import ArgumentError, DataError, InputShapeError
+from torchseg_zoo.errors import ArgumentError, CheckpointFormatError, DataError, InputShapeError
 from torchseg_zoo.inference.batch import find_pictures, predict_files
+from torchseg_zoo.inference.modes import Mode, MultiScaleFlip, Sliding, Whole
 from torchseg_zoo.inference.prediction import Prediction
+from torchseg_zoo.inference.scoring import scores
 from torchseg_zoo.models.base import InputRule, SegmentationModel
 
 
@@ -66,6 +68,63 @@ def test_labels_are_the_argmax_of_the_models_logits(model: SegmentationModel) ->
     wrong = torch.from_numpy(result.labels) != logits.argmax(1)[0]
     assert not (wrong & ~ties).any() and ties.float().mean() < 0.01
     np.testing.assert_allclose(result.confidence, logits.softmax(1).amax(1)[0].numpy(), atol=1e-4)
+
+
+MODES = {
+    "whole": Whole(),
+    "one window a pixel": Sliding((32, 32), (32, 32)),
+    "sliding": Sliding((32, 32), (20, 20)),
+    "logits": Sliding((32, 32), (20, 20), "logit-mean"),
+    "flip": MultiScaleFlip((0.75, 1.25)),
+    "torchseg": MultiScaleFlip((1.0, 1.5), True, None, "torchseg"),
+}
+
+
+@pytest.mark.parametrize("mode", MODES.values(), ids=MODES)
+def test_temperature_and_kind_of_confidence_in_every_mode(
+    model: SegmentationModel, monkeypatch: pytest.MonkeyPatch, mode: Mode
+) -> None:
+    pixels = photo(64, 96)
+    summed = scores(model, pixels, mode)
+    probabilities = (
+        summed.softmax(0) if mode.merge == "logit-mean" else summed / summed.sum(0)
+    ).double()
+    plain = tsz.predict(model, pixels, mode=mode)
+    np.testing.assert_allclose(plain.confidence, probabilities.amax(0).numpy(), atol=1e-4)
+    monkeypatch.setattr(model, "temperature", 2.0)
+    cooled = probabilities.sqrt() / probabilities.sqrt().sum(0)  # p^(1/T), normalised
+    first, second = cooled.topk(2, 0).values
+    entropy = -(cooled * cooled.log()).sum(0)
+    want = {"probability": first, "margin": first - second, "entropy": 1 - entropy / np.log(5)}
+    for kind, expected in want.items():
+        result = tsz.predict(model, pixels, mode=mode, confidence=kind)
+        assert result.confidence_kind == kind
+        np.testing.assert_allclose(result.confidence, expected.numpy(), atol=2e-4)
+        np.testing.assert_array_equal(result.labels, plain.labels)
+
+
+def test_a_confidence_that_does_not_exist(model: SegmentationModel) -> None:
+    with pytest.raises(ArgumentError, match="no confidence 'sure'; known are probability, margin"):
+        tsz.predict(model, photo(), confidence="sure")  # type: ignore[arg-type]
+
+
+def test_the_temperature_travels_with_the_model(tmp_path: Path) -> None:
+    model = tsz.bisenet_x39(num_classes=2)
+    tsz.save_model(model, tmp_path / "plain.safetensors")
+    assert b"temperature" not in (tmp_path / "plain.safetensors").read_bytes()
+    model.temperature = 1.75
+    tsz.save_model(model, tmp_path / "fitted.safetensors")
+    model.save_pretrained(tmp_path / "folder")
+    assert tsz.load_model(tmp_path / "fitted.safetensors").temperature == 1.75
+    assert tsz.from_pretrained(tmp_path / "folder").temperature == 1.75
+    assert tsz.load_model(tmp_path / "plain.safetensors").temperature == 1
+    for bad in (0.0, -1.0, float("nan"), float("inf")):
+        model.temperature = bad
+        tsz.save_model(model, tmp_path / "bad.safetensors")
+        with pytest.raises(CheckpointFormatError, match="temperature is"):
+            tsz.load_model(tmp_path / "bad.safetensors")
+    model.reset_classifier(3)
+    assert model.temperature == 1
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 400), (400, 1), (37, 53), (2, 3), (64, 96)])

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from torchseg_zoo.inference import tail
+from torchseg_zoo.inference.prediction import Confidence
 
 SIZES = [
     ((4, 6), (32, 48)),
@@ -60,6 +63,36 @@ def test_confidence_is_the_largest_softmax(
     want = resized(logits, target, align_corners).softmax(1).amax(1)
     assert got.shape == (2, *target) and got.dtype == torch.float32
     torch.testing.assert_close(got, want, atol=2e-5, rtol=1e-5)
+
+
+def by_definition(probabilities: Tensor, kind: str) -> Tensor:
+    """Confidence of (N, K, H, W) probabilities."""
+    if kind == "probability":
+        return probabilities.amax(1)
+    if kind == "margin":
+        ordered = probabilities.sort(1, descending=True).values
+        return ordered[:, 0] - ordered[:, 1]
+    entropy = -(probabilities * probabilities.clamp(min=1e-30).log()).sum(1)
+    return 1 - entropy / math.log(probabilities.shape[1])
+
+
+@pytest.mark.parametrize("kind", ["probability", "margin", "entropy"])
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.5])
+def test_confidences_by_their_definitions(kind: Confidence, temperature: float) -> None:
+    logits = logits_of(2, 11, (5, 7), seed=2)
+    got = tail.confidence(logits, (37, 53), align_corners=True, kind=kind, temperature=temperature)
+    want = by_definition((resized(logits, (37, 53), True) / temperature).softmax(1), kind)
+    torch.testing.assert_close(got, want, atol=2e-5, rtol=1e-5)
+    assert got.min() >= 0 and got.max() <= 1
+
+
+@pytest.mark.parametrize("kind", ["probability", "margin", "entropy"])
+def test_confidences_at_their_ends(kind: Confidence) -> None:
+    even, sure = torch.zeros(1, 4, 2, 2), torch.tensor([[[[0.0]], [[1e4]], [[-1e4]], [[0.0]]]])
+    least = 0.25 if kind == "probability" else 0
+    for logits, want in ((even, least), (sure, 1), (torch.zeros(1, 1, 2, 2), 1)):
+        found = tail.confidence(logits, (3, 3), align_corners=False, kind=kind)
+        torch.testing.assert_close(found, torch.full((1, 3, 3), float(want)), atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("elements", [1, 1000, 2**18])

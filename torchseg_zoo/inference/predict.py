@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
+import numpy as np
 import torch
 
 from torchseg_zoo.data.image import as_rgb
+from torchseg_zoo.errors import ArgumentError
 from torchseg_zoo.inference.modes import Mode
-from torchseg_zoo.inference.prediction import Prediction
+from torchseg_zoo.inference.prediction import Confidence, Prediction
 from torchseg_zoo.inference.scoring import score
 from torchseg_zoo.models.base import SegmentationModel
 
@@ -14,7 +18,13 @@ __all__ = ["predict"]
 
 
 @torch.inference_mode()
-def predict(model: SegmentationModel, image: object, *, mode: Mode | None = None) -> Prediction:
+def predict(
+    model: SegmentationModel,
+    image: object,
+    *,
+    mode: Mode | None = None,
+    confidence: Confidence = "probability",
+) -> Prediction:
     """Labels one picture, by default whole and at its own resolution.
 
     Pictures are resized only if the model's ``preprocess`` says so, and padded only if its
@@ -26,6 +36,9 @@ def predict(model: SegmentationModel, image: object, *, mode: Mode | None = None
             in 0..1; or tensor (3, H, W), uint8 or float in 0..1. RGB.
         mode: ``Whole``, ``Sliding`` or ``MultiScaleFlip``; by default ``Whole``, or for a model of
             one fixed input size windows of that size.
+        confidence: what ``Prediction.confidence`` says: the chosen class's ``"probability"``, its
+            ``"margin"`` over the runner-up, or ``"entropy"``; all in 0..1 with 1 for certain. A
+            calibrated model's ``temperature`` is applied.
 
     Returns:
         Labels at the picture's size, whatever its sides.
@@ -35,14 +48,23 @@ def predict(model: SegmentationModel, image: object, *, mode: Mode | None = None
         ArgumentError: if ``image`` is of another kind, or the model cannot work in ``mode``.
         InputShapeError: if the model takes no RGB pictures of this size.
     """
+    if confidence not in get_args(Confidence):
+        raise ArgumentError(
+            f"no confidence {confidence!r}",
+            where="confidence",
+            fix=f"known are {', '.join(get_args(Confidence))}",
+        )
     model.eval()
     pixels = as_rgb(image)
     result = score(model, pixels, mode)
     labels = result.labels().cpu().numpy()
+
+    def computed() -> np.ndarray:
+        found = result.confidence(confidence, temperature=model.temperature)
+        return found.cpu().numpy()
+
     if result.light:
-        return Prediction(
-            labels, pixels, model.labels, _confidence=lambda: result.confidence().cpu().numpy()
-        )
+        return Prediction(labels, pixels, model.labels, computed, confidence)
     # Full-size scores of all classes are not kept until somebody may ask.
-    confidence = result.confidence().cpu().numpy()
-    return Prediction(labels, pixels, model.labels, _confidence=lambda: confidence)
+    kept = computed()
+    return Prediction(labels, pixels, model.labels, lambda: kept, confidence)

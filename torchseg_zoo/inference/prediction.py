@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -17,7 +17,17 @@ from torchseg_zoo.inference import render
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["Prediction"]
+__all__ = ["Confidence", "Prediction"]
+
+Confidence = Literal["probability", "margin", "entropy"]
+"""How sure a label is, from 0 to 1, which is certain.
+
+``"probability"``: of the chosen class.
+
+``"margin"``: that probability less the one of the runner-up; 0 where two classes are equally good.
+
+``"entropy"``: 1 - H / log K, where H is the entropy of the K probabilities; 0 where all are equal.
+"""
 
 
 @dataclass(frozen=True)
@@ -28,16 +38,18 @@ class Prediction:
         labels: (H, W) uint8 class indices at the picture's own size.
         image: (H, W, 3) uint8 RGB, the picture as it was labelled.
         label_set: what the indices mean.
+        confidence_kind: what ``confidence`` says.
     """
 
     labels: np.ndarray
     image: np.ndarray
     label_set: LabelSet
     _confidence: Callable[[], np.ndarray] = field(repr=False)
+    confidence_kind: Confidence = "probability"
 
     @cached_property
     def confidence(self) -> np.ndarray:
-        """(H, W) float32 in 0..1: probability of the chosen class; computed at first use."""
+        """(H, W) float32 in 0..1, 1 for certain; see ``Confidence``. Computed at first use."""
         return self._confidence()
 
     @property

@@ -9,7 +9,7 @@ is seen once, nothing is added up at all and the label tail does the work.
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -19,7 +19,9 @@ from torch import Tensor
 
 from torchseg_zoo.errors import ArgumentError, described
 from torchseg_zoo.inference import tail
+from torchseg_zoo.inference.certainty import certainty, log_scores
 from torchseg_zoo.inference.modes import Merge, Mode, MultiScaleFlip, check_mode, default_mode
+from torchseg_zoo.inference.prediction import Confidence
 from torchseg_zoo.inference.resize import bands, resize_photo
 from torchseg_zoo.inference.views import (
     Network,
@@ -42,9 +44,11 @@ class Scored(abc.ABC):
 
     Attributes:
         light: whether it holds no more than logits at the head's stride.
+        size: (height, width) of what is wanted.
     """
 
     light: bool
+    size: Size
 
     @abc.abstractmethod
     def scores(self) -> Tensor:
@@ -55,8 +59,33 @@ class Scored(abc.ABC):
         """(H, W) uint8: the class of the largest score."""
 
     @abc.abstractmethod
-    def confidence(self) -> Tensor:
-        """(H, W) float32 in 0..1: the chosen class's share of the scores, or its probability."""
+    def log_bands(self) -> Iterator[tuple[tuple[slice, slice], Tensor]]:
+        """Logits, or logarithms of what is proportional to the probabilities, part by part.
+
+        Yields:
+            Rows and columns of a part of the picture, and its (K, rows, columns) values; each pixel
+            once.
+        """
+
+    @torch.inference_mode()
+    def confidence(self, kind: Confidence = "probability", *, temperature: float = 1.0) -> Tensor:
+        """How sure the labels are.
+
+        Args:
+            kind: see ``Confidence``.
+            temperature: above 0; the logarithms of the probabilities are divided by it, and what
+                comes is normalised again. Labels stay what they are in every mode.
+
+        Returns:
+            (H, W) float32 in 0..1.
+        """
+        out: Tensor | None = None
+        for (rows, columns), band in self.log_bands():
+            if out is None:
+                out = torch.empty(self.size, dtype=torch.float32, device=band.device)
+            out[rows, columns] = certainty(band[None], kind, temperature)[0]
+        assert out is not None
+        return out
 
 
 def scores(
@@ -194,8 +223,25 @@ class _Tiled(Scored):
     def labels(self) -> Tensor:
         return self._map(tail.label_map)
 
-    def confidence(self) -> Tensor:
-        return self._map(tail.confidence)
+    def confidence(self, kind: Confidence = "probability", *, temperature: float = 1.0) -> Tensor:
+        return self._map(partial(tail.confidence, kind=kind, temperature=temperature))
+
+    def log_bands(self) -> Iterator[tuple[tuple[slice, slice], Tensor]]:
+        everything = slice(0, self.size[0]), slice(0, self.size[1])
+        for logits, corner in zip(self.logits, self.view.corners, strict=True):
+            place, inside = self.view.place(corner, mirrored=False)
+            window = self.view.window
+            if self.view.direct:
+                place, inside, window = everything, everything, self.size
+            for rows, band in bands(
+                logits[None],
+                window,
+                align_corners=self.align_corners,
+                rows=inside[0],
+                columns=inside[1],
+            ):
+                top = place[0].start
+                yield (slice(top + rows.start, top + rows.stop), place[1]), band[0]
 
     @torch.inference_mode()
     def _map(self, compute: tail.Tail) -> Tensor:
@@ -224,7 +270,7 @@ class _Total(Scored):
     light = False
 
     def __init__(self, size: Size, merge: Merge) -> None:
-        self._size = size
+        self.size = size
         self._merge = merge
         self._sum: Tensor | None = None
 
@@ -238,7 +284,7 @@ class _Total(Scored):
         if self._sum is None:
             seed = exact and self._merge == "torchseg" and like.device.type != "mps"  # no float64
             dtype = torch.float64 if seed else torch.float32
-            self._sum = like.new_zeros((len(like), *self._size), dtype=dtype)
+            self._sum = like.new_zeros((len(like), *self.size), dtype=dtype)
         return self._sum
 
     def add(
@@ -279,23 +325,17 @@ class _Total(Scored):
         if self._sum.device.type != "cpu":
             return self._sum.argmax(0).to(torch.uint8)
         # On CPUs argmax over an outer dimension is several times slower than comparing planes.
-        labels = torch.zeros(self._size, dtype=torch.uint8)
-        step = max(1, _PLANE_PX // self._size[1])
-        for start in range(0, self._size[0], step):
+        labels = torch.zeros(self.size, dtype=torch.uint8)
+        step = max(1, _PLANE_PX // self.size[1])
+        for start in range(0, self.size[0], step):
             part = slice(start, start + step)
             _largest(self._sum[:, part], labels[part])
         return labels
 
-    @torch.inference_mode()
-    def confidence(self) -> Tensor:
+    def log_bands(self) -> Iterator[tuple[tuple[slice, slice], Tensor]]:
         assert self._sum is not None
-        out = torch.empty(self._size, dtype=torch.float32, device=self._sum.device)
-        for rows, (band,) in bands(self._sum[None], self._size, align_corners=False):
-            if self._merge == "logit-mean":
-                out[rows] = (band - band.amax(0)).exp().sum(0).reciprocal()
-            else:
-                out[rows] = (band.amax(0) / band.sum(0)).float()
-        return out
+        for rows, (band,) in bands(self._sum[None], self.size, align_corners=False):
+            yield (rows, slice(None)), band if self._merge == "logit-mean" else log_scores(band)
 
 
 def _largest(band: Tensor, labels: Tensor) -> None:

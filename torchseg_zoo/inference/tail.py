@@ -17,6 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from torchseg_zoo.inference.certainty import certainty
+from torchseg_zoo.inference.prediction import Confidence
 from torchseg_zoo.types import Size
 
 __all__ = ["Tail", "confidence", "label_map"]
@@ -53,15 +55,27 @@ def label_map(logits: Tensor, size: Size, *, align_corners: bool) -> Tensor:
     return out
 
 
-def confidence(logits: Tensor, size: Size, *, align_corners: bool) -> Tensor:
-    """Probability of the most probable class after a bilinear resize of the logits.
+def confidence(
+    logits: Tensor,
+    size: Size,
+    *,
+    align_corners: bool,
+    kind: Confidence = "probability",
+    temperature: float = 1.0,
+) -> Tensor:
+    """How sure the labels are, after a bilinear resize of the logits.
+
+    Args:
+        logits: as in ``label_map``, like ``size`` and ``align_corners``.
+        kind: see ``Confidence``.
+        temperature: logits are divided by it.
 
     Returns:
-        (N, *size) float32 in 0..1; arguments as in ``label_map``.
+        (N, *size) float32 in 0..1.
     """
     out = torch.empty((logits.shape[0], *size), dtype=torch.float32, device=logits.device)
     for rows, band in _bands(logits, size, align_corners):
-        out[:, rows] = (band - band.amax(1, keepdim=True)).exp().sum(1).reciprocal()
+        out[:, rows] = certainty(band, kind, temperature)
     return out
 
 

@@ -43,6 +43,8 @@ class SegmentationModel(nn.Module, abc.ABC):
         config: the frozen configuration.
         preprocess: how a picture becomes input; travels with the checkpoint.
         labels: what the classes mean; travels with the checkpoint.
+        temperature: logits are divided by it before they become confidences; 1 unless
+            ``evaluation.calibrate`` fitted it. Travels with the checkpoint, changes no label.
         input_rule: which input sizes work.
         fused: whether ``fuse`` was called.
         paper: the publication, where there is one.
@@ -70,6 +72,7 @@ class SegmentationModel(nn.Module, abc.ABC):
             std=(IMAGENET_STD * repeats)[: config.in_channels],
         )
         self.labels: LabelSet = generic_labels(config.num_classes)
+        self.temperature = 1.0
 
     @property
     def num_classes(self) -> int:
@@ -146,6 +149,7 @@ class SegmentationModel(nn.Module, abc.ABC):
             self.set_submodule(path, new)
         self.config = config
         self.labels = labels or generic_labels(num_classes)
+        self.temperature = 1.0
 
     def adapt_input(self, in_channels: int) -> None:
         """Makes a three-channel model take ``in_channels``, as timm does.

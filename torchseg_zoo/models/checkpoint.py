@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -87,6 +88,9 @@ def model_from_meta(
         config = cls.config_class.from_dict(meta["config"])
         preprocess = Preprocess.from_dict(meta["preprocess"])
         labels = LabelSet.from_dict(meta["labels"])
+        temperature = float(meta.get("temperature", 1))
+        if not 0 < temperature < math.inf:
+            raise ValueError(f"temperature is {temperature}")
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         raise CheckpointFormatError(
             "its header does not describe a model",
@@ -112,6 +116,7 @@ def model_from_meta(
     model = _built(cls, config, tensors, where)
     model.preprocess = preprocess
     model.labels = labels
+    model.temperature = temperature
     return model.eval()
 
 

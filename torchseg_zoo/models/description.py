@@ -12,9 +12,11 @@ __all__ = ["describe_model"]
 
 def describe_model(model: SegmentationModel) -> dict[str, Any]:
     """JSON-able description that, with the tensors, rebuilds the model."""
-    return {
+    record = {
         "family": type(model).__name__,
         "config": model.config.to_dict(),
         "preprocess": model.preprocess.to_dict(),
         "labels": model.labels.to_dict(),
     }
+    # Only where it was fitted, so that the files of others keep their bytes and digests.
+    return record if model.temperature == 1 else record | {"temperature": model.temperature}
