@@ -12,6 +12,7 @@ from torchseg_zoo import registry
 NAMES = [
     "LabelSet",
     "Prediction",
+    "Predictor",
     "Preprocess",
     "SegmentationModel",
     "TrainConfig",

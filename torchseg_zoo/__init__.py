@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from torchseg_zoo.evaluation.evaluate import evaluate
     from torchseg_zoo.inference.predict import predict
     from torchseg_zoo.inference.prediction import Prediction
+    from torchseg_zoo.inference.predictor import Predictor
     from torchseg_zoo.models import *  # noqa: F403
     from torchseg_zoo.models.base import SegmentationModel
     from torchseg_zoo.models.checkpoint import load_model, model_from_state_dict, save_model
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 _LAZY = {
     "LabelSet": "torchseg_zoo.data.labels",
     "Prediction": "torchseg_zoo.inference.prediction",
+    "Predictor": "torchseg_zoo.inference.predictor",
     "Preprocess": "torchseg_zoo.data.preprocess",
     "SegmentationModel": "torchseg_zoo.models.base",
     "TrainConfig": "torchseg_zoo.training.config",
@@ -50,6 +52,7 @@ _LAZY = {
 __all__ = [
     "LabelSet",
     "Prediction",
+    "Predictor",
     "Preprocess",
     "SegmentationModel",
     "TrainConfig",
