@@ -11,6 +11,18 @@ from urllib.parse import unquote
 from loopback import Request, Server
 
 
+def is_large(name: str) -> bool:
+    """Whether the hub keeps such a file outside git."""
+    return name.endswith((".safetensors", ".bin"))
+
+
+def etag_of(name: str, data: bytes) -> str:
+    """What the hub calls the content: sha256 of large files, git's id of small ones."""
+    if is_large(name):
+        return hashlib.sha256(data).hexdigest()
+    return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+
+
 class HubRequest(Request):
     """One request to the hub; bodies are read, since uploads have them."""
 
@@ -82,10 +94,13 @@ class HubServer(Server):
             request.reply({"errors": [], "warnings": []})
         elif "/preupload/" in path:
             files = json.loads(request.body)["files"]
+            repository = path.removeprefix("/api/models/").partition("/preupload/")[0]
+            there = self.repositories.get(repository, {}).get("main", {})
             for file in files:
-                large = file["path"].endswith(".safetensors")
-                file["uploadMode"] = "lfs" if large else "regular"
+                file["uploadMode"] = "lfs" if is_large(file["path"]) else "regular"
                 file["shouldIgnore"] = False
+                data = there.get(file["path"])
+                file["oid"] = None if data is None else etag_of(file["path"], data)
             request.reply({"files": files})
         elif path.endswith("/info/lfs/objects/batch"):
             wanted = json.loads(request.body)
@@ -123,10 +138,9 @@ class HubServer(Server):
         if data is None:
             request.answer(404, b"", {"X-Error-Code": "EntryNotFound"})
             return
-        large = name.endswith((".safetensors", ".bin"))
-        etag = (hashlib.sha256 if large else hashlib.sha1)(data).hexdigest()
+        etag = etag_of(name, data)
         headers = {"X-Repo-Commit": self.head(repository, revision), "ETag": f'"{etag}"'}
-        if large:
+        if is_large(name):
             headers |= {"X-Linked-Etag": f'"{etag}"', "X-Linked-Size": str(len(data))}
         request.serve(data, etag=f'"{etag}"', headers=headers)
 

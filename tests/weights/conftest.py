@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from fetch_processes import QUICK, Zygote
 from guard_processes import Quick
+from hub_server import HubServer
+from huggingface_hub import constants
 from loopback import Server
 
 from torchseg_zoo.weights import fetch as fetch_module
@@ -43,6 +45,20 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def server(clean_environment: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     """A server that the user has configured as endpoint, so that it may be talked to."""
     with Server() as running:
+        monkeypatch.setenv("HF_ENDPOINT", running.url)
+        yield running
+
+
+@pytest.fixture
+def hub(
+    clean_environment: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Iterator[HubServer]:
+    """A hub on loopback, which the hub's own client takes for its endpoint."""
+    # The client has read its variables when it was imported.
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub_cache"))
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_PROGRESS_BARS", True)
+    with HubServer() as running:
         monkeypatch.setenv("HF_ENDPOINT", running.url)
         yield running
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from hub_server import HubServer
-from huggingface_hub import ModelCard, constants
+from huggingface_hub import ModelCard
 from pickles import payloads, saved
 
 import torchseg_zoo as tsz
@@ -44,19 +43,6 @@ def model() -> SegmentationModel:
     made.labels = generic_labels(4, "four")
     made.preprocess = Preprocess((0.1, 0.2, 0.3), (0.4, 0.5, 0.6), resize=(64, 96))
     return made
-
-
-@pytest.fixture
-def hub(
-    clean_environment: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> Iterator[HubServer]:
-    # The client has read its variables when it was imported.
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub_cache"))
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_PROGRESS_BARS", True)
-    with HubServer() as running:
-        monkeypatch.setenv("HF_ENDPOINT", running.url)
-        yield running
 
 
 @pytest.fixture

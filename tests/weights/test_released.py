@@ -223,7 +223,7 @@ def test_what_shapes_decide_comes_from_the_file(
     declare(doubtful)
     for _ in range(2):
         assert pretrained(doubtful).config.head_channels == width  # type: ignore[attr-defined]
-    assert capsys.readouterr().err.count("preprocessing unverified (preprocess.std)") == 1
+    assert capsys.readouterr().err.count("preprocessing unverified (preprocess.std)") == 2
 
 
 @pytest.mark.usefixtures("quick")

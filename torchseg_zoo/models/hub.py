@@ -42,7 +42,14 @@ from torchseg_zoo.weights.load import read_tensors
 from torchseg_zoo.weights.manifest import Checkpoint
 from torchseg_zoo.weights.save import write_tensors
 
-__all__ = ["from_pretrained", "push_to_hub", "save_pretrained"]
+__all__ = [
+    "describing_files",
+    "from_pretrained",
+    "hub_endpoint",
+    "hub_errors",
+    "push_to_hub",
+    "save_pretrained",
+]
 
 CONFIG = "config.json"
 PREPROCESSOR = "preprocessor_config.json"
@@ -122,11 +129,7 @@ def save_pretrained(
             fix="save the model before fuse()",
         )
     folder = Path(save_directory)
-    texts = {
-        CONFIG: _json(_config_of(model)),
-        PREPROCESSOR: _json(_preprocessor_of(model)),
-        "README.md": model_card(model, checkpoint, repo_id=repo_id),
-    }
+    texts = describing_files(model, model_card(model, checkpoint, repo_id=repo_id))
     results = eval_results(checkpoint) if checkpoint else {}
     texts |= {f".eval_results/{name}": text for name, text in results.items()}
     with _staged(folder, [*texts, WEIGHTS]) as staged:
@@ -134,6 +137,15 @@ def save_pretrained(
             data = text.encode()
             atomic_write(staged[name], lambda file, data=data: file.write(data))  # type: ignore[misc]
         write_tensors(staged[WEIGHTS], model.state_dict(), describe_model(model))
+
+
+def describing_files(model: SegmentationModel, card: str) -> dict[str, str]:
+    """What lies beside published weights: name → text of the configuration and the given card."""
+    return {
+        CONFIG: _json(_config_of(model)),
+        PREPROCESSOR: _json(_preprocessor_of(model)),
+        "README.md": card,
+    }
 
 
 def push_to_hub(
@@ -171,8 +183,8 @@ def push_to_hub(
 
         from huggingface_hub import HfApi
 
-        with _hub_errors(repo_id):
-            api = HfApi(endpoint=_endpoint(), token=token)
+        with hub_errors(repo_id):
+            api = HfApi(endpoint=hub_endpoint(), token=token)
             api.create_repo(repo_id, private=private, exist_ok=True)
             if branch is not None:
                 api.create_branch(repo_id, branch=branch, exist_ok=True)
@@ -228,7 +240,7 @@ class _Repository:
         from huggingface_hub import hf_hub_download
 
         where = f"hf://{self.name}@{revision or 'main'}/{name}"
-        with _hub_errors(where):
+        with hub_errors(where):
             return Path(
                 hf_hub_download(
                     self.name,
@@ -238,7 +250,7 @@ class _Repository:
                     cache_dir=None if self.cache_dir is None else os.fspath(self.cache_dir),
                     local_files_only=self.local_files_only or bool(sources.offline()),
                     force_download=self.force,
-                    endpoint=_endpoint(),
+                    endpoint=hub_endpoint(),
                 )
             )
 
@@ -247,8 +259,12 @@ _NO_FILE = "no such file on the hub"
 
 
 @contextmanager
-def _hub_errors(where: str) -> Iterator[None]:
-    """Turns what the hub's client raises into errors of ours."""
+def hub_errors(where: str) -> Iterator[None]:
+    """Turns what the hub's client raises into errors of ours.
+
+    Raises:
+        DownloadError: whatever the client raised.
+    """
     try:
         yield
     except ZooError:
@@ -271,7 +287,8 @@ def _hub_errors(where: str) -> Iterator[None]:
         raise DownloadError(what, where=printable(where), why=printable(why), fix=fix) from error
 
 
-def _endpoint() -> str | None:
+def hub_endpoint() -> str | None:
+    """The hub's address where the user has set another one."""
     return os.environ.get("HF_ENDPOINT", "").rstrip("/") or None
 
 

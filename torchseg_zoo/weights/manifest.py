@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import functools
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,6 +38,7 @@ FILE_NAME = "weights_manifest.json"
 SOURCE_KINDS = ("embedded", "hf", "https", "gdrive", "file")
 STATUSES = ("listed", "loaded", "scored")
 CHANNEL_ORDERS = ("rgb", "bgr")
+_AT_COMMIT = re.compile(r"@[0-9a-f]{40}/")  # a branch moves, and its files with it
 # Licences under which weights, and models made from them, may be sold. Only these exact names
 # count: what is said in a sentence is for a lawyer to read.
 PERMISSIVE = ("Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "CC0-1.0", "CC-BY-4.0", "MIT")
@@ -109,6 +111,8 @@ class Checkpoint:
             nothing is.
         size_bytes: length of the file; ``None`` when unknown.
         layout: naming scheme of the tensors; ``native`` needs no conversion.
+        converted_from: ``layout``, ``sha256``, ``sources`` and the like of the foreign file that a
+            published native one was converted from; loading does not look at it.
         preprocess: how pictures become input, in RGB order whatever ``channel_order`` is.
         labels: what the classes mean; the entry has the name of a known set.
         aliases: further tags of the same entry.
@@ -146,6 +150,7 @@ class Checkpoint:
     origin: str = ""
     status: str = "listed"
     note: str = ""
+    converted_from: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -207,7 +212,7 @@ class Checkpoint:
     def _wrong_types(self) -> list[str]:
         text = "model tag sha256 layout origin status channel_order train_set note"
         kinds: dict[str, Any] = dict.fromkeys(text.split(), str)
-        kinds |= dict.fromkeys(("config", "licenses", "recipe"), Mapping)
+        kinds |= dict.fromkeys(("config", "licenses", "recipe", "converted_from"), Mapping)
         kinds |= {"size_bytes": int | None, "ohem": bool | None}
         values = {name: getattr(self, name) for name in kinds}
         return [
@@ -218,6 +223,11 @@ class Checkpoint:
 
     def _wrong_values(self) -> list[str]:
         problems = [f"source kind {s.kind!r}" for s in self.sources if s.kind not in SOURCE_KINDS]
+        problems += [
+            f"{s.location} names no commit"
+            for s in self.sources
+            if s.kind == "hf" and not _AT_COMMIT.search(s.location)
+        ]
         if self.status not in STATUSES:
             problems.append(f"status {self.status!r}")
         if self.channel_order not in CHANNEL_ORDERS:

@@ -1,0 +1,293 @@
+"""Released checkpoints as native files in a repository on the Hugging Face hub.
+
+Each checkpoint gets a folder of its own name with its weights, configuration and card; the
+repository's own card lists them all. The manifest is written after each one, so that an interrupted
+publication goes on where it stopped: what the hub has already under the same digest stays.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from torchseg_zoo.errors import (
+    ArgumentError,
+    CheckpointFormatError,
+    DownloadError,
+    IntegrityError,
+)
+from torchseg_zoo.files import atomic_write, sha256_of
+from torchseg_zoo.models.base import SegmentationModel
+from torchseg_zoo.models.build import released_file
+from torchseg_zoo.models.card import collection_card, model_card
+from torchseg_zoo.models.checkpoint import describe_model, load_model
+from torchseg_zoo.models.hub import WEIGHTS, describing_files, hub_endpoint, hub_errors
+from torchseg_zoo.registry import create_model
+from torchseg_zoo.weights import manifest, sources
+from torchseg_zoo.weights.manifest import Checkpoint, Source
+
+__all__ = ["Published", "publish"]
+
+_UNKNOWN = ("", "not stated")
+_TRIAL_PX = 128  # side of the picture that a file must give finite logits for
+_LISTED = 5
+
+
+@dataclass(frozen=True)
+class Published:
+    """What became of one checkpoint.
+
+    Args:
+        name: ``model.tag``.
+        location: ``org/repo@commit/file``; without a commit if nothing was done.
+        sha256: digest of the native file, in hex.
+        size_bytes: its length.
+        uploaded: whether its bytes went to the hub, or would have gone in a dry run; otherwise the
+            hub had them already.
+    """
+
+    name: str
+    location: str
+    sha256: str
+    size_bytes: int
+    uploaded: bool
+
+
+def publish(
+    names: Sequence[str],
+    repo_id: str,
+    *,
+    responsible: str = "",
+    private: bool | None = None,
+    dry_run: bool = False,
+) -> Iterator[Published]:
+    """Converts, verifies and uploads checkpoints, and writes their new sources into the manifest.
+
+    What can be refused is refused before the first one is touched. The token is the one that the
+    hub's client knows (``hf auth login`` or ``HF_TOKEN``).
+
+    Args:
+        names: ``model.tag``, each.
+        repo_id: ``org/repo``; created if need be.
+        responsible: the person or organisation that takes responsibility for publishing weights
+            whose licence is not stated; it goes into their cards.
+        private: whether a new repository is for its owners only.
+        dry_run: convert and verify, and ask the hub what it has; change nothing there and nothing
+            in the manifest.
+
+    Returns:
+        An iterator that does the work, one checkpoint at a time.
+
+    Raises:
+        ArgumentError: if the licence of a checkpoint's weights is not stated and nobody takes
+            responsibility, or the manifest in use is not a checkout's.
+        UnknownModelError, UnknownCheckpointError: if one does not exist.
+        DownloadError: if a file cannot be had, or the hub cannot be reached or refuses.
+        IntegrityError: if a file, here or on the hub, is not what it should be.
+        CheckpointFormatError: if a file does not rebuild its model, or the model does not work.
+    """
+    entries = {entry.name: entry for entry in map(_named, names)}
+    if not entries:
+        raise ArgumentError("there is nothing to publish", fix="name checkpoints as MODEL.TAG")
+    _check_licences(list(entries.values()), responsible)
+    if variable := sources.offline():
+        raise DownloadError("cannot publish offline", where=repo_id, fix=f"unset {variable}")
+    if not dry_run:
+        _check_manifest(manifest.manifest_path())
+    hub = _Hub(repo_id, private)
+    return _publish(hub, list(entries.values()), responsible, dry_run)
+
+
+def _named(name: str) -> Checkpoint:
+    model, _, tag = name.partition(".")
+    return manifest.find(model, tag)
+
+
+def _check_licences(entries: Sequence[Checkpoint], responsible: str) -> None:
+    unknown = [e.name for e in entries if e.licenses.get("weights", "") in _UNKNOWN]
+    if not unknown or responsible.strip():
+        return
+    more = f" and {len(unknown) - _LISTED} more" if len(unknown) > _LISTED else ""
+    raise ArgumentError(
+        f"the licence of the weights is not stated: {', '.join(unknown[:_LISTED])}{more}",
+        where="--responsible",
+        why="a repository's licence does not cover its weights",
+        fix="ask the owners, or say who takes responsibility: --responsible NAME",
+    )
+
+
+def _check_manifest(path: Path) -> None:
+    package = Path(__file__).parents[1]
+    if path.is_relative_to(package):
+        raise ArgumentError(
+            "this is the manifest of an installation, which the next update replaces",
+            where=path,
+            fix="publish from a checkout (pip install -e .)",
+        )
+
+
+def _publish(
+    hub: _Hub, entries: Sequence[Checkpoint], responsible: str, dry_run: bool
+) -> Iterator[Published]:
+    for entry in entries:
+        model, path, sha256 = _verified(entry)
+        unknown = entry.licenses.get("weights", "") in _UNKNOWN
+        card = model_card(model, entry, responsible=responsible if unknown else "", declared=True)
+        name = f"{entry.name}/{WEIGHTS}"
+        commit = hub.commit_with(name, sha256)
+        done = Published(
+            entry.name, f"{hub.repo_id}/{name}", sha256, path.stat().st_size, not commit
+        )
+        if not dry_run:
+            files: dict[str, Path | bytes] = {} if commit else {name: path}
+            files |= hub.changed(describing_files(model, card), entry.name)
+            if files:
+                commit = hub.commit(files, f"{entry.name}, sha256 {sha256[:8]}")
+            if hub.commit_with(name, sha256, revision=commit) != commit:
+                raise IntegrityError(
+                    f"the hub does not hold what was sent, sha256 {sha256}",
+                    where=f"hf://{hub.repo_id}@{commit}/{name}",
+                    fix="publish it again",
+                )
+            location = _declare(entry, model, done, f"{hub.repo_id}@{commit}/{name}")
+            done = replace(done, location=location)
+        yield done
+    if not dry_run:
+        mine = [e for e in manifest.list_checkpoints() if _held_by(hub.repo_id, e.sources)]
+        if files := hub.changed({"README.md": collection_card(mine)}):
+            hub.commit(files, "List of checkpoints")
+
+
+def _verified(entry: Checkpoint) -> tuple[SegmentationModel, Path, str]:
+    """The model, its native file and the file's digest, once the file proves to be the model."""
+    model = create_model(entry.name)
+    path = released_file(type(model), entry)
+    sha256 = sha256_of(path, error=DownloadError)
+    if entry.layout == "native" and sha256 != entry.sha256:
+        raise IntegrityError(
+            f"sha256 is {sha256}, not {entry.sha256}", where=path, fix="fetch it again"
+        )
+    rebuilt = load_model(path)
+    if describe_model(rebuilt) != describe_model(model):
+        raise CheckpointFormatError(
+            f"its header describes another model than the manifest's {entry.name}",
+            where=path,
+            fix="correct the manifest's entry, or save the file again",
+        )
+    size = model.input_rule.nearest(_TRIAL_PX, _TRIAL_PX)
+    ramp = torch.linspace(-2, 2, size[0] * size[1]).reshape(1, 1, *size)
+    with torch.inference_mode():
+        logits = rebuilt(ramp.expand(-1, model.config.in_channels, -1, -1))
+    if logits.shape != (1, model.num_classes, *size) or not torch.isfinite(logits).all():
+        raise CheckpointFormatError(
+            "the model does not give finite logits", where=path, fix="do not publish this file"
+        )
+    return model, path, sha256
+
+
+class _Hub:
+    """One repository on the hub, through the hub's own client."""
+
+    def __init__(self, repo_id: str, private: bool | None) -> None:
+        from huggingface_hub import HfApi
+        from huggingface_hub.errors import HFValidationError
+        from huggingface_hub.utils import (  # type: ignore[attr-defined,unused-ignore]
+            validate_repo_id,
+        )
+
+        try:
+            validate_repo_id(repo_id)
+            if repo_id.count("/") != 1:
+                raise HFValidationError("it has no organisation")
+        except HFValidationError as error:
+            raise ArgumentError(
+                f"{repo_id!r} is no repository", where="--to", why=str(error), fix="give ORG/REPO"
+            ) from error
+        self.repo_id, self._private = repo_id, private
+        self._api = HfApi(endpoint=hub_endpoint())
+        self._made = False
+
+    def commit_with(self, name: str, etag: str, *, revision: str = "main") -> str:
+        """The commit that a revision is, if it has a file with this name and content; else ""."""
+        from huggingface_hub import hf_hub_url
+        from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError
+
+        url = hf_hub_url(self.repo_id, name, revision=revision, endpoint=hub_endpoint())
+        with hub_errors(f"hf://{self.repo_id}"):
+            try:
+                found = self._api.get_hf_file_metadata(url=url)
+            except (EntryNotFoundError, RepositoryNotFoundError):
+                return ""
+        return str(found.commit_hash) if found.etag == etag else ""
+
+    def changed(self, texts: Mapping[str, str], folder: str = "") -> dict[str, Path | bytes]:
+        """Those texts that the repository does not have like this, by their paths in it."""
+        contents = {f"{folder}/{name}".lstrip("/"): text.encode() for name, text in texts.items()}
+        return {
+            path: data
+            for path, data in contents.items()
+            if not self.commit_with(path, hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest())
+        }
+
+    def commit(self, files: Mapping[str, Path | bytes], message: str) -> str:
+        """Writes files in one commit and returns its id."""
+        from huggingface_hub import CommitOperationAdd
+
+        with hub_errors(f"hf://{self.repo_id}"):
+            if not self._made:
+                self._api.create_repo(self.repo_id, private=self._private, exist_ok=True)
+                self._made = True
+            adds = [CommitOperationAdd(name, content) for name, content in files.items()]
+            info = self._api.create_commit(self.repo_id, adds, commit_message=message)
+        return str(info.oid)
+
+
+def _held_by(repo_id: str, sources_: Sequence[Source]) -> Source | None:
+    """The source that is a file of this repository."""
+    wanted = (source for source in sources_ if source.kind == "hf")
+    return next((source for source in wanted if source.location.startswith(f"{repo_id}@")), None)
+
+
+def _declare(entry: Checkpoint, model: SegmentationModel, done: Published, location: str) -> str:
+    """Writes the published file into the manifest and returns where that says it is."""
+    before = _held_by(location.partition("@")[0], entry.sources)
+    if before is not None and entry.sha256 == done.sha256 and not done.uploaded:
+        return before.location
+    path = manifest.manifest_path()
+    record = json.loads(path.read_text(encoding="utf-8"))
+    for found in record["checkpoints"]:
+        if (found["model"], found["tag"]) == (entry.model, entry.tag):
+            _point_to(found, location, done)
+            found["config"] = model.config.to_dict()
+    atomic_write(path, lambda file: file.write(manifest.dump(record).encode()))
+    manifest.load.cache_clear()
+    return location
+
+
+def _point_to(found: dict[str, Any], location: str, done: Published) -> None:
+    """Makes a manifest record that of the native file at ``location``."""
+    source = {"kind": "hf", "location": location}
+    if found["layout"] == "native":
+        repo_id = location.partition("@")[0]
+        others = [s for s in found["sources"] if not s["location"].startswith(f"{repo_id}@")]
+        embedded = [s for s in others if s["kind"] == "embedded"]
+        rest = [s for s in others if s["kind"] != "embedded"]
+        found["sources"] = [*embedded, source, *rest]
+    else:
+        told = ("layout", "sha256", "size_bytes", "sources", "channel_order")
+        found["converted_from"] = {key: found[key] for key in told if key in found}
+        found |= {"layout": "native", "sources": [source]}
+        found.pop("channel_order", None)
+    found |= {"sha256": done.sha256, "size_bytes": done.size_bytes}
+    if found.get("status", "listed") == "listed":
+        found["status"] = "loaded"
+    # The shapes of the converted file have decided these.
+    doubtful = [name for name in found.pop("unverified", ()) if not name.startswith("config.")]
+    if doubtful:
+        found["unverified"] = doubtful
