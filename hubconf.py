@@ -1,6 +1,15 @@
 """Entry points for ``torch.hub.load(<owner>/<repo> or a checkout, "bisenet_x39", "camvid")``."""
 
-dependencies = ["torch", "torchvision", "timm", "safetensors", "numpy", "PIL", "tqdm"]
+dependencies = [
+    "torch",
+    "torchvision",
+    "timm",
+    "huggingface_hub",
+    "safetensors",
+    "numpy",
+    "PIL",
+    "tqdm",
+]
 
 from torchseg_zoo import models as _models  # noqa: E402
 from torchseg_zoo import registry as _registry  # noqa: E402
