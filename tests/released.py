@@ -37,20 +37,27 @@ def entry_of(model: SegmentationModel, file: Path) -> dict[str, Any]:
     }
 
 
-def record_of(model: SegmentationModel, file: Path) -> dict[str, Any]:
+def record_of(model: SegmentationModel, file: Path, **changes: Any) -> dict[str, Any]:
     """A whole manifest with that one entry; its label set must be among the known ones."""
-    return {"checkpoints": [entry_of(model, file)], "unreleased": []}
+    return {"checkpoints": [{**entry_of(model, file), **changes}], "unreleased": []}
 
 
 @contextmanager
 def declare(
-    model: SegmentationModel, folder: Path, monkeypatch: pytest.MonkeyPatch
+    model: SegmentationModel, folder: Path, monkeypatch: pytest.MonkeyPatch, **changes: Any
 ) -> Iterator[None]:
-    """Makes ``model`` the only released checkpoint, as ``<its name>.<TAG>``."""
+    """Makes ``model`` the only released checkpoint, as ``<its name>.<TAG>``.
+
+    Args:
+        model: what is released.
+        folder: where its file and manifest go.
+        monkeypatch: puts everything back after the test.
+        changes: fields of the manifest's entry that differ from what ``entry_of`` gives.
+    """
     file = folder / "tiny.safetensors"
     save_model(model, file)
     path = folder / "weights_manifest.json"
-    path.write_text(json.dumps(record_of(model, file)))
+    path.write_text(json.dumps(record_of(model, file, **changes)))
     monkeypatch.setitem(LABEL_SETS, model.labels.name, model.labels)
     monkeypatch.setattr(manifest, "manifest_path", lambda: path)
     monkeypatch.setattr(load, "EMBEDDED", folder)
