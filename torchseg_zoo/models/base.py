@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -14,14 +15,17 @@ from torch import Tensor, nn
 from torchseg_zoo.backbones import Backbone
 from torchseg_zoo.data.labels import LabelSet, generic_labels
 from torchseg_zoo.data.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
-from torchseg_zoo.errors import ArgumentError, CheckpointFormatError, InputShapeError
+from torchseg_zoo.errors import ArgumentError, CheckpointFormatError
 from torchseg_zoo.layers import resize
 from torchseg_zoo.models.build import build, input_convolutions
 from torchseg_zoo.models.config import InputRule, ModelConfig
 from torchseg_zoo.models.fuse import fold_norms, foldable_norms
+from torchseg_zoo.models.inputs import check_input, size_refusal
 from torchseg_zoo.models.paper import Paper
+from torchseg_zoo.models.recognise import describe_state
 from torchseg_zoo.models.winograd import speed_up_convs
 from torchseg_zoo.types import SegOutput, Size
+from torchseg_zoo.weights.load import check_fits
 from torchseg_zoo.weights.manifest import Checkpoint
 
 __all__ = ["InputRule", "ModelConfig", "SegmentationModel", "build", "family"]
@@ -110,7 +114,12 @@ class SegmentationModel(nn.Module, abc.ABC):
                 f"{self.config.model} was fused for inference and has no auxiliary heads left",
                 fix="build or load the model again",
             )
-        logits, aux = self.head_logits(x, with_aux=with_aux)
+        try:
+            logits, aux = self.head_logits(x, with_aux=with_aux)
+        except (RuntimeError, ValueError, AssertionError) as error:
+            if (refusal := size_refusal(self, x, error)) is not None:
+                raise refusal from error
+            raise
         if upsample:
             size = (x.shape[-2], x.shape[-1])
             logits = self._to_size(logits, size)
@@ -172,6 +181,22 @@ class SegmentationModel(nn.Module, abc.ABC):
             mean=(self.preprocess.mean * repeats)[:in_channels],
             std=(self.preprocess.std * repeats)[:in_channels],
         )
+
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
+    ) -> Any:
+        """As in PyTorch, but all or nothing, and a state that does not fit is described.
+
+        Raises:
+            CheckpointFormatError: with ``strict``, if a tensor is missing, unexpected or of another
+                shape; it lists at most five of each, and says what the state is for. The model is
+                unchanged then.
+        """
+        if strict:
+            check_fits(
+                self, state_dict, where="state_dict", holds=describe_state, same_types=False
+            )
+        return super().load_state_dict(state_dict, strict=strict, assign=assign)
 
     def fuse(self) -> Self:
         """Prepares the model for inference, in place: no batch norms, channels-last weights.
@@ -293,37 +318,8 @@ class SegmentationModel(nn.Module, abc.ABC):
         return super().train(mode)
 
     def _check_input(self, x: Tensor) -> None:
-        name, channels = self.config.model, self.config.in_channels
-        if x.ndim != 4 or x.shape[1] != channels:
-            raise InputShapeError(
-                f"input is {'×'.join(map(str, x.shape))} but {name} needs N×{channels}×H×W",
-                fix="add the batch axis, or use predict(), which takes pictures",
-            )
-        if not x.is_floating_point():
-            raise InputShapeError(
-                f"input is {x.dtype} but {name} needs normalised floats",
-                fix="use model.preprocess.tensor(image), or predict(), which takes pictures",
-            )
-        height, width = x.shape[-2:]
-        if self.input_rule.fixed is not None and (height, width) != self.input_rule.fixed:
-            raise InputShapeError(
-                f"image is {height}×{width} but {name} works at "
-                f"{'×'.join(map(str, self.input_rule.fixed))} only",
-                fix="cut windows of that size, or use predict(), which pads smaller pictures",
-            )
-        multiple = self.input_rule.multiple
-        if multiple > 1 and (height % multiple or width % multiple):
-            good = "×".join(map(str, self.input_rule.nearest(height, width)))
-            raise InputShapeError(
-                f"image is {height}×{width} but {name} needs sides divisible by {multiple}",
-                fix=f"pad to {good} or use predict(), which pads for you",
-            )
-        if self.pooled_norm and self.training and x.shape[0] == 1:
-            raise InputShapeError(
-                f"a batch of one cannot train {name}",
-                why="batch norm after its global pooling sees a single value per channel",
-                fix="use a batch of at least 2, or drop_last=True in the loader",
-            )
+        """Raises ``InputShapeError`` for inputs that cannot work; a family may add rules."""
+        check_input(self, x)
 
 
 def family(name: str) -> Any:

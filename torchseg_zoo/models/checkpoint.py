@@ -113,7 +113,8 @@ def model_from_meta(
             why="; ".join(problems),
             fix="load files written by save_model() or train()",
         )
-    model = _built(cls, config, tensors, where)
+    holds = f"{config.model}, {config.num_classes} classes"
+    model = _built(cls, config, tensors, where=where, holds=holds)
     model.preprocess = preprocess
     model.labels = labels
     model.temperature = temperature
@@ -144,14 +145,20 @@ def model_from_state_dict(
     cls = family(converted.family)
     model_config = cls.config_class.from_dict({**converted.config, **(config or {})})
     where = f"{converted.layout} checkpoint"
-    return _built(cls, model_config, converted.tensors, where).eval()
+    model = _built(cls, model_config, converted.tensors, where=where, holds=converted.holds)
+    return model.eval()
 
 
 def _built(
-    cls: type[SegmentationModel], config: ModelConfig, tensors: Mapping[str, Tensor], where: str
+    cls: type[SegmentationModel],
+    config: ModelConfig,
+    tensors: Mapping[str, Tensor],
+    *,
+    where: str,
+    holds: str,
 ) -> SegmentationModel:
     try:
-        return build_loaded(lambda: cls(config), tensors, where=where)
+        return build_loaded(lambda: cls(config), tensors, where=where, holds=holds)
     except ZooError:
         raise
     except (TypeError, ValueError, AttributeError, RuntimeError, ArithmeticError) as error:

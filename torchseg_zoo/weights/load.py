@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from torchseg_zoo.errors import CheckpointFormatError
+from torchseg_zoo.errors import CheckpointFormatError, described
 from torchseg_zoo.files import open_regular, printable
 from torchseg_zoo.weights.header import DTYPES, FORMAT, Header, read_header
 from torchseg_zoo.weights.manifest import Checkpoint
@@ -140,7 +140,7 @@ def read_meta(path: Path) -> dict[str, Any]:
 
 
 def build_loaded(
-    build: Callable[[], _Model], tensors: Mapping[str, Tensor], *, where: str
+    build: Callable[[], _Model], tensors: Mapping[str, Tensor], *, where: str, holds: str = ""
 ) -> _Model:
     """Builds a model around given tensors, without initialising it first.
 
@@ -151,26 +151,27 @@ def build_loaded(
         build: makes the model on the current default device.
         tensors: the model's whole state, by name.
         where: the file's name, for messages.
+        holds: what the file says it is for, likewise.
 
     Raises:
         CheckpointFormatError: if a tensor is missing, unexpected or of another shape.
     """
     with torch.device("meta"):
         model = build()
-    assign(model, tensors, where=where)
+    assign(model, tensors, where=where, holds=holds)
     if any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers())):
         model = build()
         model.load_state_dict(tensors, strict=True)
     return model
 
 
-def assign(model: nn.Module, tensors: Mapping[str, Tensor], *, where: str) -> None:
+def assign(model: nn.Module, tensors: Mapping[str, Tensor], *, where: str, holds: str = "") -> None:
     """Puts ``tensors`` in place of the model's own, all or none.
 
     Raises:
         CheckpointFormatError: if names or shapes differ; the model is unchanged then.
     """
-    check_fits(model, tensors, where=where)
+    check_fits(model, tensors, where=where, holds=holds)
     # What load_state_dict(assign=True) does, less its search through all names for every module.
     for path, module in model.named_modules():
         prefix = f"{path}." if path else ""
@@ -184,7 +185,12 @@ def assign(model: nn.Module, tensors: Mapping[str, Tensor], *, where: str) -> No
 
 
 def check_fits(
-    model: nn.Module, tensors: Mapping[str, Tensor], *, where: str, holds: str = ""
+    model: nn.Module,
+    tensors: Mapping[str, Tensor],
+    *,
+    where: str,
+    holds: str | Callable[[Mapping[str, Tensor]], str] = "",
+    same_types: bool = True,
 ) -> None:
     """Checks that ``tensors`` are a model's whole state, no more and no less.
 
@@ -194,13 +200,14 @@ def check_fits(
         model: on any device, also on meta.
         tensors: by name.
         where: the file's name, for messages.
-        holds: what the file seems to be for, in words.
+        holds: what the tensors seem to be for, in words, or a function that tells it.
+        same_types: whether types matter; they do not where values are copied.
 
     Raises:
         CheckpointFormatError: if names, shapes or types differ; lists at most five of each kind.
     """
     expected = model.state_dict()
-    common = [name for name in expected if name in tensors]
+    common = [name for name in expected if isinstance(tensors.get(name), Tensor)]
     floats = {tensors[name].dtype for name in common if tensors[name].is_floating_point()}
     uniform = len(floats) == 1
 
@@ -220,13 +227,19 @@ def check_fits(
         of_another_type=[
             f"{name} is {tensors[name].dtype}, not {expected[name].dtype}"
             for name in common
-            if not same_type(name)
+            if same_types and not same_type(name)
+        ]
+        + [
+            f"{name} is {described(tensors[name])}"
+            for name in expected
+            if name in tensors and not isinstance(tensors[name], Tensor)
         ],
     )
     if problems := misfit.describe():
+        holds = holds if isinstance(holds, str) else holds(tensors)
         raise CheckpointFormatError(
             f"does not fit {type(model).__name__}",
             where=where,
             why=f"it is for {holds}; {problems}" if holds else problems,
-            fix="load it with the model and options it was saved from",
+            fix="load it into the model that it was saved from: load_model() builds that",
         )

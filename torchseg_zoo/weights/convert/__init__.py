@@ -7,10 +7,11 @@ the renamed tensors. ``recognise`` finds the layout by the names that only it ha
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 
 from torch import Tensor
 
-from torchseg_zoo.errors import ArgumentError, CheckpointFormatError
+from torchseg_zoo.errors import ArgumentError, CheckpointFormatError, ZooError
 from torchseg_zoo.weights.convert import (
     denseaspp,
     encoding,
@@ -24,7 +25,7 @@ from torchseg_zoo.weights.convert import (
 )
 from torchseg_zoo.weights.convert.base import Converted, Converter, unwrap
 
-__all__ = ["LAYOUTS", "Converted", "convert"]
+__all__ = ["LAYOUTS", "Converted", "convert", "describe"]
 
 _MODULES = {
     "semseg": semseg,
@@ -54,14 +55,50 @@ def convert(state_dict: Mapping[str, object], *, layout: str | None = None) -> C
     """
     tensors: Mapping[str, Tensor] = unwrap(state_dict)
     if layout is None:
-        found = [name for name, module in _MODULES.items() if module.recognise(tensors)]
-        if not found:
+        layout = _recognised(tensors)
+        if layout is None:
             raise CheckpointFormatError(
                 "no known layout has these names",
                 why=", ".join(list(tensors)[:5]) or "it is empty",
                 fix=f"pass layout=, one of {', '.join(LAYOUTS)}",
             )
-        layout = found[0]
     if layout not in LAYOUTS:
         raise ArgumentError(f"no layout {layout!r}", fix=f"choose from {', '.join(LAYOUTS)}")
-    return LAYOUTS[layout](tensors)
+    try:
+        return LAYOUTS[layout](tensors)
+    except KeyError as error:
+        raise CheckpointFormatError(
+            f"no tensor {error.args[0]!r}, which every {layout} checkpoint of this kind has",
+            where=f"layout {layout}",
+            fix="fetch the whole file again, or pass the layout that it has",
+        ) from error
+    except (AttributeError, IndexError, TypeError, ValueError, RuntimeError) as error:
+        if isinstance(error, ZooError):
+            raise
+        # Configurations are read off shapes, and those may be anything.
+        raise CheckpointFormatError(
+            f"no {layout} checkpoint has tensors of these shapes",
+            where=f"layout {layout}",
+            why=f"{type(error).__name__}: {error}",
+            fix="fetch the file again, or pass the layout that it has",
+        ) from error
+
+
+def describe(state_dict: Mapping[str, object]) -> str:
+    """What a foreign state dict is for, in words, as far as it can be told.
+
+    Returns:
+        ``Converted.holds``, or the layout alone where the file is damaged; "" if no layout has such
+        names.
+    """
+    with suppress(CheckpointFormatError):
+        tensors = unwrap(state_dict)
+        if layout := _recognised(tensors):
+            with suppress(CheckpointFormatError):
+                return convert(tensors, layout=layout).holds
+            return f"a model in the layout of {layout}"
+    return ""
+
+
+def _recognised(tensors: Mapping[str, Tensor]) -> str | None:
+    return next((name for name, module in _MODULES.items() if module.recognise(tensors)), None)

@@ -34,6 +34,12 @@ class Converted:
     config: dict[str, Any]
     tensors: dict[str, Tensor]
 
+    @property
+    def holds(self) -> str:
+        """What it is for, in words: ``"pspnet_r101, 150 classes, in the layout of mmseg"``."""
+        model, classes = self.config.get("model"), self.config.get("num_classes")
+        return f"{model}, {classes} classes, in the layout of {self.layout}"
+
 
 Converter = Callable[[Mapping[str, Tensor]], Converted]
 
