@@ -7,7 +7,7 @@ import importlib
 
 __all__ = ["add_parser"]
 
-_GROUPS = ("list", "publish")
+_GROUPS = ("list", "info", "fetch", "cache", "publish")
 
 
 def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

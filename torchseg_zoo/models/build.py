@@ -23,7 +23,7 @@ from torchseg_zoo.weights.progress import say
 if TYPE_CHECKING:
     from torchseg_zoo.models.base import ModelConfig, SegmentationModel
 
-__all__ = ["build", "input_convolutions", "released_file"]
+__all__ = ["build", "finished", "input_convolutions", "released_file"]
 
 # Options that work beside a checkpoint; ``pretrained_backbone`` is looked at on its own.
 _HONOURED = {"pretrained", "num_classes", "in_channels", "pretrained_backbone"}
@@ -133,20 +133,19 @@ def released_file(family: type[SegmentationModel], checkpoint: Checkpoint) -> Pa
         family: class of the entry's model.
         checkpoint: the entry.
     """
-    return native_file(checkpoint, lambda converted: _finished(family, checkpoint, converted))
+    return native_file(checkpoint, lambda converted: finished(family, checkpoint, converted))
 
 
-def _finished(
+def finished(
     family: type[SegmentationModel], checkpoint: Checkpoint, converted: Converted
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """A converted file as the native one that is kept: it fits the entry's model and takes RGB."""
     theirs = converted.config
-    holds = f"{theirs.get('model')}, {theirs.get('num_classes')} classes"
     if converted.family != family.__name__:
         raise CheckpointFormatError(
             f"is a {converted.family}, not a {family.__name__}",
             where=checkpoint.name,
-            why=f"the file is for {holds}",
+            why=f"the file is for {converted.holds}",
             fix="report it: the manifest names another file than it should",
         )
     doubtful = {name.partition(".")[2] for name in checkpoint.unverified}
@@ -159,7 +158,7 @@ def _finished(
         name: _as(tensor, expected[name]) if name in expected else tensor
         for name, tensor in converted.tensors.items()
     }
-    check_fits(model, tensors, where=checkpoint.name, holds=holds)
+    check_fits(model, tensors, where=checkpoint.name, holds=converted.holds)
     if checkpoint.channel_order == "bgr":
         for path, _ in input_convolutions(model):
             tensors[f"{path}.weight"] = tensors[f"{path}.weight"].flip(1)

@@ -5,6 +5,7 @@
     pins/SHA256-OF-URL  the digest found at first fetch, for a source that announces none
     partial/…           downloads on their way (see ``partial``)
     locks/…             who is downloading what (see ``lock``)
+    terms/SHA256        licences as they were told, so that nobody hears them twice
 
 Looking something up writes nothing, so a read-only cache serves whoever may read it.
 """
@@ -14,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ from torchseg_zoo.weights.folder import CACHE_VARIABLE, Folder, cache_error, oth
 
 __all__ = ["Cache", "Pin", "cache_root", "url_key"]
 
+FOLDERS = ("blobs", "stamps", "pins", "partial", "locks", "terms")
 _RECORD_LIMIT = 64 * 1024
 
 
@@ -118,7 +120,7 @@ class Cache:
         if root is None:
             raise CacheError("is not a folder", where=printable(self.root), fix=other_folder())
         try:
-            for name in ("blobs", "stamps", "pins", "partial", "locks"):
+            for name in FOLDERS:
                 folder = root.make_sub(name)
                 if name in self._folders:
                     self._folders[name].close()
@@ -202,14 +204,84 @@ class Cache:
         """Remembers what a source gave."""
         self.folder("pins").write(key, json.dumps(asdict(pin), sort_keys=True).encode())
 
+    def first_time(self, key: str, text: str) -> bool:
+        """Notes that ``text`` was told under this key.
+
+        Returns:
+            ``False`` if somebody has noted it before, or if nothing can be noted here.
+
+        Raises:
+            CacheError: if something was planted in its place, or it cannot be written.
+        """
+        terms = self._existing("terms")
+        if terms is None:
+            self.prepare()
+            terms = self.folder("terms")
+        if not terms.writable() or terms.status(key) is not None:
+            return False
+        try:
+            descriptor = terms.create(key)
+        except CacheError as error:
+            if isinstance(error.__cause__, FileExistsError):
+                return False
+            raise
+        with suppress(OSError), os.fdopen(descriptor, "wb") as file:
+            file.write(text.encode("utf-8", "backslashreplace"))  # for who looks; the name counts
+        return True
+
     def contents(self) -> list[str]:
         """Where the files it holds came from, sorted; their digests where that is not known."""
+        return sorted(self.source_of(sha256) or sha256 for sha256 in self.digests())
+
+    def digests(self) -> list[str]:
+        """The names of the files it holds, whole or not, sorted."""
         blobs = self._existing("blobs")
-        names = blobs.names() if blobs else []
-        digests = [name for name in names if len(name) == 64]
-        return sorted(
-            (self._record("stamps", name) or {}).get("source") or name for name in digests
-        )
+        return [name for name in blobs.names() if _is_digest(name)] if blobs else []
+
+    def source_of(self, sha256: str) -> str:
+        """Where the file with this digest came from; "" if that is not known."""
+        return str((self._record("stamps", sha256) or {}).get("source") or "")
+
+    def hash_of(self, sha256: str) -> tuple[str, int]:
+        """The digest and the length that the file of this name really has.
+
+        Raises:
+            CacheError: if there is none, something was planted in its place, or it cannot be read.
+        """
+        blobs = self._existing("blobs")
+        descriptor = blobs.open_existing(sha256) if blobs else None
+        path = self.root / "blobs" / sha256
+        if descriptor is None:
+            raise CacheError("is gone", where=printable(path))
+        try:
+            with os.fdopen(descriptor, "rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest(), file.tell()
+        except OSError as error:
+            raise cache_error(path, error, "cannot be read") from error
+
+    def has(self, sha256: str) -> bool:
+        """Whether there is a file of this name; it is not looked into."""
+        blobs = self._existing("blobs")
+        return blobs is not None and blobs.status(sha256) is not None
+
+    def pins(self) -> Iterator[tuple[str, Pin]]:
+        """Every pin that can be read, with its key."""
+        pins = self._existing("pins")
+        for key in pins.names() if pins else []:
+            record = self._record("pins", key)
+            if record is not None and _is_digest(record.get("sha256")):
+                yield key, Pin(str(record.get("source")), record["sha256"], record.get("size", 0))
+
+    def folders(self) -> dict[str, Folder]:
+        """Those directories of the layout that are there."""
+        return {name: folder for name in FOLDERS if (folder := self._existing(name))}
+
+    def doubt(self, sha256: str) -> None:
+        """Forgets that a file was verified, so that it is hashed before it is used again."""
+        stamps = self._existing("stamps")
+        if stamps is not None:
+            with suppress(OSError):
+                stamps.unlink(sha256)
 
     def _existing(self, name: str) -> Folder | None:
         if name not in self._folders:

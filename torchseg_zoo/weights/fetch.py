@@ -101,7 +101,12 @@ def import_file(
     """
     work = _Fetch(url_or_urls, sha256, size, False, _policy())
     work.places = [sources.parse(Path(path))]
-    return work.run(cache_root(cache_dir))
+    try:
+        return work.run(cache_root(cache_dir))
+    except (DownloadError, IntegrityError) as error:
+        raise type(error)(
+            error.what, where=error.where, why=error.why, fix="get the file from its source again"
+        ) from error
 
 
 class _Fetch:

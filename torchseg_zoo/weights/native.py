@@ -7,7 +7,6 @@ and the pin after it, so a process that is killed anywhere leaves the old state 
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 import shutil
@@ -18,13 +17,11 @@ from typing import Any, cast
 
 from torch import Tensor
 
-from torchseg_zoo._version import __version__
 from torchseg_zoo.errors import CacheError, CheckpointFormatError
 from torchseg_zoo.files import printable, sha256_of
-from torchseg_zoo.weights import lock, sources
-from torchseg_zoo.weights.cache import Cache, Pin, cache_root, url_key
+from torchseg_zoo.weights import lock
+from torchseg_zoo.weights.cache import Cache, Pin, cache_root
 from torchseg_zoo.weights.convert import Converted, convert
-from torchseg_zoo.weights.fetch import fetch
 from torchseg_zoo.weights.folder import TEMPORARY, Folder, other_folder
 from torchseg_zoo.weights.guard import read_foreign
 from torchseg_zoo.weights.header import is_safetensors
@@ -32,6 +29,13 @@ from torchseg_zoo.weights.load import embedded_file, read_tensors
 from torchseg_zoo.weights.manifest import Checkpoint
 from torchseg_zoo.weights.partial import Partial, host_token, take_up
 from torchseg_zoo.weights.progress import say
+from torchseg_zoo.weights.released import (
+    conversion_key,
+    conversion_name,
+    fetch_released,
+    member_of,
+    source_digest,
+)
 from torchseg_zoo.weights.save import write_tensors_to
 
 __all__ = ["Finish", "foreign_tensors", "native_file"]
@@ -61,11 +65,7 @@ def native_file(checkpoint: Checkpoint, finish: Finish) -> Path:
         return embedded
     if checkpoint.layout != "native":
         return _Conversion(checkpoint, finish).run()
-    before = _blob(checkpoint.sha256)
-    path = _fetched(checkpoint)
-    if path == _blob(checkpoint.sha256) and not before:
-        _tell_terms(checkpoint)
-    return path
+    return fetch_released(checkpoint)
 
 
 def foreign_tensors(
@@ -82,15 +82,16 @@ class _Conversion:
 
     def __init__(self, checkpoint: Checkpoint, finish: Finish) -> None:
         self.checkpoint, self.finish = checkpoint, finish
-        self.source_sha256 = checkpoint.sha256 if len(checkpoint.sha256) == 64 else ""
+        self.source_sha256 = ""
 
     def run(self) -> Path:
         """The converted file, from the cache if it has it."""
         with Cache(cache_root()) as cache:
-            self._look_up_source(cache)
+            # Where no digest is published, the fetcher has pinned the one it found.
+            self.source_sha256 = source_digest(cache, self.checkpoint)
             if found := self._found(cache):
                 return found
-            source = _fetched(self.checkpoint)
+            source = fetch_released(self.checkpoint)
             self.source_sha256 = self.source_sha256 or _digest_of(source)
             cache.prepare()
             held = lock.acquire(
@@ -110,30 +111,8 @@ class _Conversion:
             with held:
                 return self._convert(cache, held, source)
 
-    def _look_up_source(self, cache: Cache) -> None:
-        """Where no digest is published, the fetcher has pinned the one it found."""
-        if self.source_sha256:
-            return
-        places = [sources.parse(url) for url in _urls(self.checkpoint)]
-        pin = cache.pin_of(place.key for place in places if place.kind != "file")
-        if pin is not None and pin.sha256.startswith(self.checkpoint.sha256):
-            self.source_sha256 = pin.sha256
-
     def _key(self) -> str:
-        """Everything that the converted bytes depend on."""
-        entry = self.checkpoint
-        parts = {
-            "source": self.source_sha256,
-            "member": _member(entry),
-            "layout": entry.layout,
-            "config": dict(entry.config),
-            "unverified": entry.unverified,
-            "channel_order": entry.channel_order,
-            "preprocess": entry.preprocess.to_dict(),
-            "labels": entry.labels.to_dict(),
-            "version": __version__,
-        }
-        return url_key("converted:" + json.dumps(parts, sort_keys=True))
+        return conversion_key(self.checkpoint, self.source_sha256)
 
     def _found(self, cache: Cache) -> Path | None:
         if not self.source_sha256:
@@ -152,7 +131,7 @@ class _Conversion:
         try:
             write_tensors_to(cast(Any, _Sink(partial, held)), tensors, meta)
             partial.flush()
-            name = f"{self.checkpoint.name}, converted"
+            name = conversion_name(self.checkpoint)
             path = cache.keep(partials, partial.name, partial.sha256, source=name)
             cache.pin(key, Pin(name, partial.sha256, partial.got))
             partial.close(keep=True)
@@ -166,7 +145,6 @@ class _Conversion:
             ) from error
         finally:
             partial.close(keep=False)
-        _tell_terms(self.checkpoint)
         return path
 
     def _tensors(self, partials: Folder, held: lock.Held, source: Path) -> dict[str, Tensor]:
@@ -178,7 +156,7 @@ class _Conversion:
                 where=printable(partials.path),
                 fix=other_folder("free some space there"),
             )
-        member = _member(self.checkpoint)
+        member = member_of(self.checkpoint)
         if not member:
             return foreign_tensors(source, scratch=self._scratch(partials), beat=held.beat)
         unpacked = self._scratch(partials)
@@ -207,31 +185,6 @@ class _Sink:
         self._partial.append(data)
 
 
-def _fetched(checkpoint: Checkpoint) -> Path:
-    return fetch(_urls(checkpoint), sha256=checkpoint.sha256 or None, size=checkpoint.size_bytes)
-
-
-def _urls(checkpoint: Checkpoint) -> list[str]:
-    """The sources of one and the same file: those that pack it as the first one does."""
-    member = _member(checkpoint)
-    urls = [source.url for source in checkpoint.sources if source.member == member and source.url]
-    if not urls:
-        raise CheckpointFormatError(
-            f"the weights of {checkpoint.name} are not in this installation",
-            fix="reinstall torchseg-zoo",
-        )
-    return urls
-
-
-def _member(checkpoint: Checkpoint) -> str:
-    return checkpoint.sources[0].member if checkpoint.sources else ""
-
-
-def _blob(sha256: str) -> Path | None:
-    path = cache_root() / "blobs" / sha256
-    return path if len(sha256) == 64 and path.exists() else None
-
-
 def _unpack(archive: Path, member: str, target: Path) -> None:
     """Streams the one member that the manifest names out of a zip; no other is looked at."""
     where = printable(archive)
@@ -257,16 +210,3 @@ def _digest_of(path: Path) -> str:
     if path.parent.name == "blobs" and len(path.name) == 64:
         return path.name  # the cache has just verified it
     return sha256_of(path, error=CacheError)
-
-
-def _tell_terms(checkpoint: Checkpoint) -> None:
-    """What a user must know of weights that are new here, said once."""
-    parts = ("weights", "code", "dataset")
-    terms = "; ".join(f"{part}: {checkpoint.licenses.get(part, 'not stated')}" for part in parts)
-    say(f"{checkpoint.name} licences: {terms}")
-    doubtful = [name for name in checkpoint.unverified if name.startswith("preprocess.")]
-    if doubtful:
-        say(
-            f"{checkpoint.name}: preprocessing unverified ({', '.join(doubtful)}); "
-            "run torchseg-zoo evaluate --verify"
-        )

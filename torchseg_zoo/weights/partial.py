@@ -24,7 +24,7 @@ from torchseg_zoo.files import printable
 from torchseg_zoo.weights.folder import TEMPORARY, Folder, cache_error, other_folder
 from torchseg_zoo.weights.lock import try_flock
 
-__all__ = ["Partial", "Provenance", "collect_old", "host_token", "take_up"]
+__all__ = ["Partial", "Provenance", "abandoned", "collect_old", "host_token", "take_up"]
 
 _SUFFIX = ".part"
 _FRESH_S = 60.0  # a partial file touched so recently may have a living writer that we cannot see
@@ -239,6 +239,28 @@ def take_up(folder: Folder, key: str, *, exclusive: bool, beat: Callable[[], Non
             folder.unlink(_sidecar(name))
             folder.unlink(name)
     return chosen or Partial.new(folder, key)
+
+
+def abandoned(folder: Folder, name: str) -> bool:
+    """Whether a partial file has no living writer, as far as can be told.
+
+    Its lock tells, if it was made on this machine and locks work here; its age otherwise.
+    """
+    descriptors = []
+    try:
+        for _ in range(2):
+            descriptor = folder.open_existing(name, write=True)
+            if descriptor is None:
+                return False
+            descriptors.append(descriptor)
+        if not try_flock(descriptors[0]):
+            return False
+        exclusive = not try_flock(descriptors[1])
+        ours = name.split(".")[1:2] == [host_token()]
+        return (exclusive and ours) or _age_s(folder, name) > _FRESH_S
+    finally:
+        for descriptor in descriptors:
+            os.close(descriptor)
 
 
 def collect_old(folders: Iterable[Folder]) -> None:

@@ -18,6 +18,7 @@ __all__ = [
     "commercial_obstacles",
     "hash_kind",
     "preprocessing_known",
+    "said",
     "use",
 ]
 
@@ -47,6 +48,12 @@ def commercial_obstacles(entry: Checkpoint) -> list[str]:
         for part in ("weights", "dataset")
         if (terms := entry.licenses.get(part) or "not stated") not in PERMISSIVE
     ]
+
+
+def said(entry: Checkpoint) -> str:
+    """The three licences in a line."""
+    parts = ("weights", "code", "dataset")
+    return "; ".join(f"{part}: {entry.licenses.get(part) or 'not stated'}" for part in parts)
 
 
 def use(entry: Checkpoint) -> str:
