@@ -280,7 +280,7 @@ def _point_to(found: dict[str, Any], location: str, done: Published) -> None:
         rest = [s for s in others if s["kind"] != "embedded"]
         found["sources"] = [*embedded, source, *rest]
     else:
-        told = ("layout", "sha256", "size_bytes", "sources", "channel_order")
+        told = ("layout", "sha256", "size_bytes", "sources", "channel_order", "unverified")
         found["converted_from"] = {key: found[key] for key in told if key in found}
         found |= {"layout": "native", "sources": [source]}
         found.pop("channel_order", None)
