@@ -67,6 +67,7 @@ FREE_OF_TORCH = (
     "torchseg_zoo.cli.list",
     "torchseg_zoo.cli.predict",
     "torchseg_zoo.cli.evaluate",
+    "torchseg_zoo.cli.calibrate",
     "torchseg_zoo.cli.train",
 )
 

@@ -17,6 +17,7 @@ NAMES = [
     "SegmentationModel",
     "TrainConfig",
     "__version__",
+    "calibrate",
     "create_model",
     "evaluate",
     "from_pretrained",
@@ -34,9 +35,12 @@ NAMES = [
 SIGNATURES = {
     "create_model": "(name: 'str', pretrained: 'str | None' = None, **options: 'Any')"
     " -> 'SegmentationModel'",
-    "evaluate": "(model: 'SegmentationModel', dataset: 'Dataset', *, "
-    "mode: 'Mode | None' = None, progress: 'bool' = True)"
-    " -> 'Scores'",
+    "calibrate": "(model: 'SegmentationModel', dataset: 'Dataset', *, mode: 'Mode | None' = None,"
+    " pixels: 'int' = 262144, progress: 'bool' = True) -> 'Calibration'",
+    "evaluate": "(model: 'SegmentationModel', dataset: 'Dataset', *, mode: 'Mode | None' = None,"
+    " label_size: 'Size | None' = None, boundary_share: 'float | None' = None,"
+    " reliability: 'bool' = False, origin: 'Origin | None' = None, progress: 'bool' = True)"
+    " -> 'Evaluation'",
     "from_pretrained": "(repo_or_folder: 'str | os.PathLike[str]', *,"
     " revision: 'str | None' = None, token: 'str | bool | None' = None,"
     " cache_dir: 'str | os.PathLike[str] | None' = None,"

@@ -20,6 +20,7 @@ from torchseg_zoo.weights.manifest import list_checkpoints
 if TYPE_CHECKING:
     from torchseg_zoo.data.labels import LabelSet
     from torchseg_zoo.data.preprocess import Preprocess
+    from torchseg_zoo.evaluation.calibration import calibrate
     from torchseg_zoo.evaluation.evaluate import evaluate
     from torchseg_zoo.inference.predict import predict
     from torchseg_zoo.inference.prediction import Prediction
@@ -39,6 +40,7 @@ _LAZY = {
     "Preprocess": "torchseg_zoo.data.preprocess",
     "SegmentationModel": "torchseg_zoo.models.base",
     "TrainConfig": "torchseg_zoo.training.config",
+    "calibrate": "torchseg_zoo.evaluation.calibration",
     "evaluate": "torchseg_zoo.evaluation.evaluate",
     "from_pretrained": "torchseg_zoo.models.hub",
     "load_model": "torchseg_zoo.models.checkpoint",
@@ -57,6 +59,7 @@ __all__ = [
     "SegmentationModel",
     "TrainConfig",
     "__version__",
+    "calibrate",
     "create_model",
     "evaluate",
     "from_pretrained",

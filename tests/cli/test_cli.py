@@ -21,7 +21,7 @@ from torchseg_zoo import errors
 from torchseg_zoo.cli import main
 from torchseg_zoo.errors import ZooError
 
-VERBS = ("list", "predict", "evaluate", "train")
+VERBS = ("list", "predict", "evaluate", "calibrate", "train")
 
 
 class Done(NamedTuple):
@@ -289,6 +289,67 @@ def test_evaluate_prints_a_table_and_writes_json(call, data: Path, checkpoint: P
     assert np.mean(record["iou_percent"]) == pytest.approx(miou, abs=0.006)
     by_root = call("evaluate", "-c", checkpoint, "--data", data / "val.txt", "--root", data)
     assert by_root.out == done.out
+
+
+def test_evaluate_writes_a_report_that_replays(call, data: Path, checkpoint: Path) -> None:
+    done = call("evaluate", "-c", checkpoint, "--data", data, "-o", "out")
+    assert done.code == 0
+    assert done.out.endswith("out/report.html\nout/card.json\n")
+    assert "boundary IoU" in done.out and "calibration err." in done.out
+    again = call("evaluate", "--replay", "out/card.json", "--json", "again.json")
+    assert again.code == 0 and again.out.startswith("the score holds: mean IoU ")
+    card = json.loads(Path("out/card.json").read_text())
+    assert json.loads(Path("again.json").read_text())["miou_percent"] == card["miou_percent"]
+    # The data have moved, and the pictures are the same.
+    data.rename(data.with_name("moved"))
+    gone = call("evaluate", "--replay", "out/card.json")
+    assert_one_line(gone, errors.DataError, f"{data}: no such file or folder")
+    moved = call("evaluate", "--replay", "out/card.json", "--data", data.with_name("moved"))
+    assert moved.code == 0
+    assert f"note: origin.data was {data}, is {data.with_name('moved')}\n" in moved.out
+    # Another model.
+    torch.manual_seed(1)
+    tsz.save_model(tsz.bisenet_x39(num_classes=3), "other.safetensors")
+    data.with_name("moved").rename(data)
+    other = call("evaluate", "--replay", "out/card.json", "-c", "other.safetensors")
+    assert other.code == 1 and "differs: model.weights_sha256 was " in other.out
+    assert "the score does not hold" in other.out.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "words"),
+    [
+        (("--replay", "none.json"), errors.DataError, ("none.json: no such file",)),
+        (("--replay", "data/val.txt"), errors.DataError, ("val.txt: is no card",)),
+        (("--replay", "x", "-o", "y"), errors.ArgumentError, ("--replay", "-c FILE")),
+        (("--data", "drawn", "--tolerance", "1"), errors.ArgumentError, ("--tolerance",)),
+    ],
+)
+def test_replays_that_cannot_be(
+    call, data: Path, arguments: tuple[str, ...], error: type[ZooError], words: tuple[str, ...]
+) -> None:
+    assert_one_line(call("evaluate", *arguments), error, *words)
+
+
+def test_calibrate_writes_the_model_with_its_temperature(call, data: Path) -> None:
+    torch.manual_seed(0)
+    model = tsz.bisenet_x39(num_classes=3)
+    with torch.no_grad():  # so that a mapping from pictures to labels exists and is too sure
+        for classifier in model.classifiers().values():
+            classifier.weight.mul_(5)
+    tsz.save_model(model, "model.safetensors")
+    for index in range(2):
+        labels = tsz.predict(model, data / f"{index}.png").labels.copy()
+        labels[::3] = (labels[::3] + 1) % 3  # two thirds are right, whatever the confidence
+        Image.fromarray(labels).save(data / f"{index}_label.png")
+    done = call("calibrate", "-c", "model.safetensors", "--data", data, "-o", "new.safetensors")
+    assert done.code == 0 and done.out.endswith("new.safetensors\n")
+    name, before, after = done.out.splitlines()[0].split()
+    found = tsz.load_model("new.safetensors").temperature
+    assert (name, before) == ("temperature", "1.0000") and float(after) == round(found, 4)
+    errors_ = [float(word) for word in done.out.splitlines()[2].split()[-2:]]
+    assert errors_[1] < errors_[0]
+    assert tsz.load_model("model.safetensors").temperature == 1
 
 
 def test_evaluate_refuses_data_that_do_not_fit(call, data: Path, checkpoint: Path) -> None:

@@ -1,0 +1,59 @@
+"""``torchseg-zoo calibrate``: make a model's confidences true."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from torchseg_zoo.cli._options import add_model, open_model
+from torchseg_zoo.files import printable
+
+if TYPE_CHECKING:
+    from torchseg_zoo.evaluation.calibration import Calibration
+
+__all__ = ["add_parser"]
+
+
+def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Adds the verb."""
+    parser = verbs.add_parser(
+        "calibrate",
+        help="fit a temperature to a labelled split, so that confidences are true",
+        description="Fits one temperature to labelled pictures that the model was not trained on, "
+        "and writes the model with it. predict --confidence applies it; labels stay as they are.",
+    )
+    add_model(parser)
+    parser.add_argument(
+        "--data", required=True, help="list file, folder (CamVid's layout or others), or drawn"
+    )
+    parser.add_argument("--split", default="val", help="train, val (default) or test")
+    parser.add_argument("--root", help="folder that the paths in a list file start from")
+    parser.add_argument(
+        "-o", "--out", metavar="FILE", help="write the calibrated model there (.safetensors)"
+    )
+    parser.set_defaults(run=_run)
+
+
+def _run(options: argparse.Namespace) -> int:
+    from torchseg_zoo.data.datasets import open_dataset
+    from torchseg_zoo.evaluation.calibration import calibrate
+    from torchseg_zoo.models.checkpoint import save_model
+
+    model = open_model(options)
+    dataset = open_dataset(options.data, options.split, model.labels, root=options.root)
+    print(_table(calibrate(model, dataset)))
+    if options.out:
+        save_model(model, options.out)
+        print(printable(options.out))
+    return 0
+
+
+def _table(found: Calibration) -> str:
+    before, after = found.before.error_percent, found.after.error_percent
+    return "\n".join(
+        [
+            f"{'temperature':<24}  {1:9.4f}  {found.temperature:9.4f}",
+            f"{'negative log-likelihood':<24}  {found.loss_before:9.4f}  {found.loss_after:9.4f}",
+            f"{'calibration error %':<24}  {before:9.2f}  {after:9.2f}",
+        ]
+    )
