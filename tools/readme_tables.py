@@ -16,22 +16,17 @@ from pathlib import Path
 from torchseg_zoo.files import atomic_write
 from torchseg_zoo.registry import list_models, model_factory
 from torchseg_zoo.weights.manifest import Checkpoint, Metric, list_checkpoints, unreleased
+from torchseg_zoo.weights.terms import STATUS_MEANINGS
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 PAGE = ROOT / "docs" / "checkpoints.md"
 
-STATUSES = {
-    "listed": "known from a public index, never opened by this project",
-    "loaded": "converted from the real file",
-    "scored": "its score was measured with this package",
-}
-
 LEGEND = """\
 # Checkpoints
 
-Written by `tools/readme_tables.py` from `weights_manifest.json`; `torchseg-zoo list --pretrained`
-prints the names.
+Written by `tools/readme_tables.py` from `weights_manifest.json`. `torchseg-zoo weights list` prints
+the same with all three licences, `weights info MODEL.TAG` all that is known of one.
 
 A name is `model.tag`. The plain tag, as in `pspnet_r50.ade20k`, is a model's default for a data
 set: the one with a known digest and documented preprocessing where there is one. It answers to the
@@ -50,8 +45,9 @@ full. A score with ² is not at full size: labels were made smaller first. *Pape
 itself has (single / msf), where that is known here.
 
 *Digest* is what is published of the file's sha256: all of it, its first 8 digits, or nothing (then
-the digest of your first download is pinned). *Commercial* is yes only if the terms of both weights
-and training data are stated and allow it. A licence of a repository covers its code.
+the digest of your first download is pinned). *Commercial* is yes only if the licences of both
+weights and training data are stated and are known to allow it; what is not stated is not allowed. A
+licence of a repository covers its code.
 """
 
 
@@ -111,7 +107,7 @@ def models_table() -> str:
 def checkpoints_summary(entries: Sequence[Checkpoint]) -> str:
     """How many there are, by status, data set and origin."""
     statuses = Counter(entry.status for entry in entries)
-    said = ", ".join(f"{statuses[name]} {name}" for name in STATUSES)
+    said = ", ".join(f"{statuses[name]} {name}" for name in STATUS_MEANINGS)
     rows = []
     for dataset in sorted({entry.dataset for entry in entries}):
         inside = [entry for entry in entries if entry.dataset == dataset]
@@ -139,7 +135,7 @@ def checkpoints_page(entries: Sequence[Checkpoint]) -> str:
     parts.append(
         "".join(
             f"- `{name}`: {what} ({sum(entry.status == name for entry in entries)})\n"
-            for name, what in STATUSES.items()
+            for name, what in STATUS_MEANINGS.items()
         )
     )
     head = ("name", "status", "single", "msf", "shown", "paper", "digest", "commercial", "origin")
