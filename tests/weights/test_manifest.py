@@ -92,6 +92,11 @@ def test_an_entry_is_read_whole(tmp_path: Path, record: dict[str, Any]) -> None:
     [
         ({"sources": [{"kind": "ftp", "location": "x"}]}, "source kind 'ftp'"),
         ({"sources": [{"kind": "hf"}]}, "location"),
+        (
+            {"sources": [{"kind": "hf", "location": "org/repo@main/m.safetensors"}]},
+            "org/repo@main/m.safetensors names no commit",
+        ),
+        ({"converted_from": "x"}, "converted_from is 'x'"),
         ({"status": "perfect"}, "status 'perfect'"),
         ({"sha256": "abc"}, "sha256 of 3 digits"),
         ({"sha256": 12345678}, "sha256 is 12345678"),
