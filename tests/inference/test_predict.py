@@ -18,7 +18,8 @@ from torchseg_zoo.data.image import read_image
 from torchseg_zoo.data.label_map import read_label
 from torchseg_zoo.data.transforms import resize_image
 from torchseg_zoo.errors import ArgumentError, CheckpointFormatError, DataError, InputShapeError
-from torchseg_zoo.inference.batch import find_pictures, predict_files
+from torchseg_zoo.inference.batch import predict_files
+from torchseg_zoo.inference.jobs import find_pictures
 from torchseg_zoo.inference.modes import Mode, MultiScaleFlip, Sliding, Whole
 from torchseg_zoo.inference.prediction import Prediction
 from torchseg_zoo.inference.scoring import scores

@@ -60,8 +60,8 @@ def test_freed_memory_is_used_again() -> None:
 import resource, sys, torch, numpy, torchseg_zoo as tsz
 torch.set_num_threads(1)
 predictor = tsz.Predictor(tsz.bisenet_x39(pretrained="camvid"), keep_memory=sys.argv[1] == "keep")
-picture = numpy.zeros((512, 512, 3), numpy.uint8)
-for _ in range(2):
+picture = numpy.zeros((768, 1024, 3), numpy.uint8)
+for _ in range(3):
     predictor.labels(picture)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 predictor.labels(picture)

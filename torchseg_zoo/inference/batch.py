@@ -1,44 +1,27 @@
-"""Many pictures: find them, label them, write the results, go on past bad ones."""
+"""Many pictures in one process: label them, write the results, go on past bad ones, resume."""
 
 from __future__ import annotations
 
-import glob
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from torchseg_zoo.data.image import list_images
-from torchseg_zoo.errors import ArgumentError, DataError, ZooError
-from torchseg_zoo.files import make_folder, printable
+from torchseg_zoo._version import __version__
+from torchseg_zoo.errors import ArgumentError, ZooError
+from torchseg_zoo.inference.jobs import Job, Labelled, label_job, plan_jobs, shard_of
 from torchseg_zoo.inference.predict import predict
+from torchseg_zoo.inference.prediction import Prediction
+from torchseg_zoo.inference.predictor import Predictor
+from torchseg_zoo.inference.record import BatchRecord
 from torchseg_zoo.models.base import SegmentationModel
+from torchseg_zoo.weights.save import tensors_digest
 
-__all__ = ["BatchReport", "Labelled", "find_pictures", "predict_files"]
-
-
-@dataclass(frozen=True)
-class Labelled:
-    """One picture that was labelled.
-
-    Args:
-        source: the picture.
-        files: what was written for it, the overlay first.
-        summary: see ``Prediction.to_dict``.
-    """
-
-    source: Path
-    files: tuple[Path, ...]
-    summary: dict[str, Any]
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-able form."""
-        return {"image": str(self.source), "files": [str(file) for file in self.files]} | (
-            self.summary
-        )
+__all__ = ["BatchReport", "describe_run", "predict_files", "record_name"]
 
 
 @dataclass(frozen=True)
@@ -46,118 +29,101 @@ class BatchReport:
     """What became of a batch.
 
     Args:
-        done: pictures that were labelled, in order.
+        done: pictures that are labelled, in order, those of an earlier run included.
         failed: one error per picture that could not be, each naming its file.
+        resumed: how many of ``done`` an earlier run had finished.
     """
 
     done: tuple[Labelled, ...]
     failed: tuple[ZooError, ...]
-
-
-def find_pictures(inputs: Iterable[str | Path]) -> list[Path]:
-    """Pictures that the inputs name: files as given, folders' pictures, matches of wildcards.
-
-    Raises:
-        DataError: if a folder has no pictures, or nothing matches.
-    """
-    pictures: dict[Path, None] = {}
-    for text in map(str, inputs):
-        path = Path(text)
-        if path.is_dir():
-            found = list_images(path)
-        elif glob.has_magic(text) and not path.exists():
-            matches = map(Path, glob.glob(text, recursive=True))  # noqa: PTH207
-            found = sorted(match for match in matches if not match.is_dir())
-            if not found:
-                raise DataError("nothing matches", where=printable(text), fix="check the pattern")
-        else:
-            found = [path]
-        pictures |= dict.fromkeys(found)
-    return list(pictures)
+    resumed: int = 0
 
 
 def predict_files(
-    model: SegmentationModel,
+    model: SegmentationModel | Predictor,
     pictures: Sequence[Path],
     out: str | Path,
     *,
     labels: bool = False,
     confidence: bool = False,
+    shard: tuple[int, int] | None = None,
+    resume: bool = False,
     progress: bool = True,
 ) -> BatchReport:
     """Labels pictures and writes ``<name>_overlay.png`` for each.
 
-    A picture that cannot be read does not stop the others. Pictures of the same name keep their
-    endings, and numbers beyond that, so that no result overwrites another.
+    A picture that cannot be read does not stop the others. With ``shard`` or ``resume`` the folder
+    also gets a record of what is done and what failed (see ``record_name``).
 
     Args:
-        model: the model.
+        model: the model; a ``Predictor`` is faster for more than a few pictures.
         pictures: files.
         out: folder, created if need be; or for a single picture a file name ending in ``.png``.
         labels: also write ``<name>_labels.png``, class indices with the palette.
         confidence: also write ``<name>_confidence.png``, 255 for certain.
+        shard: (i, n): only every n-th picture from the i-th on, counted from 1. Every shard must be
+            given the same pictures; together they do all of them, each once.
+        resume: leave out what the record says is done, if the picture has not changed and its
+            results are there; pictures that failed are tried again.
         progress: show a bar on stderr.
 
     Raises:
-        ArgumentError: if ``out`` is a file name for several pictures, or a result would replace a
-            picture.
-        DataError: if the folder cannot be written to.
+        ArgumentError: if ``out`` is a file name for several pictures, a result would replace a
+            picture, or there is no such shard.
+        DataError: if the folder cannot be written to, or its disk is full.
+        ResumeError: if the record in the folder is of another model or other results.
     """
-    out = Path(out)
-    to_file = out.suffix.lower() == ".png" and not out.is_dir()
-    if to_file and len(pictures) != 1:
-        raise ArgumentError(
-            f"one file name for {len(pictures)} pictures", where=printable(out), fix="give a folder"
-        )
-    folder = make_folder(out.parent if to_file else out)
-    names = _result_names(pictures)
-    kinds = ["overlay"] + ["labels"] * labels + ["confidence"] * confidence
-    targets = [{kind: folder / f"{name}_{kind}.png" for kind in kinds} for name in names]
-    if to_file:
-        targets[0]["overlay"] = out
-    _refuse_to_overwrite(pictures, targets)
-    done, failed = [], []
-    for picture, target in zip(
-        tqdm(pictures, desc="predict", disable=not progress), targets, strict=True
-    ):
-        try:
-            prediction = predict(model, picture)
-            files = [prediction.save(target["overlay"])]
-            if labels:
-                files.append(prediction.save_labels(target["labels"]))
-            if confidence:
-                files.append(prediction.save_confidence(target["confidence"]))
-            done.append(Labelled(picture, tuple(files), prediction.to_dict()))
-        except ZooError as error:
-            if error.where is None:
-                error.where = printable(picture)
-            failed.append(error)
-    return BatchReport(tuple(done), tuple(failed))
+    jobs = shard_of(plan_jobs(pictures, out, labels=labels, confidence=confidence), shard)
+    label: Callable[[Path], Prediction] = (
+        model if isinstance(model, Predictor) else partial(predict, model)
+    )
+    kept: BatchRecord | nullcontext[None] = nullcontext()
+    if shard is not None or resume:
+        if Path(out).suffix.lower() == ".png" and not Path(out).is_dir():
+            raise ArgumentError(
+                "shards and resuming need a folder for the results", where="out", fix="name one"
+            )
+        run = describe_run(model, labels=labels, confidence=confidence)
+        kept = BatchRecord(Path(out) / record_name(shard), run, resume=resume)
+    outcomes: list[Labelled | ZooError] = []
+    resumed = 0
+    with kept as record:
+        for job in tqdm(jobs, desc="predict", disable=not progress):
+            finished = None if record is None else record.finished(job)
+            resumed += finished is not None
+            outcomes.append(finished or _labelled(label, job, record))
+    done = tuple(outcome for outcome in outcomes if isinstance(outcome, Labelled))
+    failed = tuple(outcome for outcome in outcomes if isinstance(outcome, ZooError))
+    return BatchReport(done, failed, resumed)
 
 
-def _result_names(pictures: Sequence[Path]) -> list[str]:
-    """One name per picture, no two the same: without ending, or with it, or with a number."""
-    stems = Counter(picture.stem for picture in pictures)
-    names: list[str] = []
-    taken = {stem for stem, count in stems.items() if count == 1}
-    for picture in pictures:
-        name = picture.stem
-        if stems[name] > 1:
-            name, number = picture.name, 2
-            while name in taken:
-                name, number = f"{picture.name}-{number}", number + 1
-            taken.add(name)
-        names.append(name)
-    return names
+def record_name(shard: tuple[int, int] | None) -> str:
+    """Name of the record: ``predict.jsonl``, or ``predict-3-of-64.jsonl`` for a shard."""
+    return "predict.jsonl" if shard is None else f"predict-{shard[0]}-of-{shard[1]}.jsonl"
 
 
-def _refuse_to_overwrite(pictures: Sequence[Path], targets: Sequence[Mapping[str, Path]]) -> None:
-    sources = {picture.resolve() for picture in pictures}
-    for target in targets:
-        for file in target.values():
-            if file.resolve() in sources:
-                raise ArgumentError(
-                    "the result would replace this picture",
-                    where=printable(file),
-                    fix="choose another folder or name for the results",
-                )
+def describe_run(
+    model: SegmentationModel | Predictor, *, labels: bool, confidence: bool
+) -> dict[str, Any]:
+    """What the results of a batch depend on, beside the pictures: JSON-able."""
+    mode = None
+    if isinstance(model, Predictor):
+        mode, network, digest = model.mode, model.model, model.weights_sha256
+    else:
+        network, digest = model, tensors_digest(model.state_dict())
+    return {
+        "model": network.config.model,
+        "weights_sha256": digest,
+        "mode": None if mode is None else mode.to_dict(),
+        "results": ["overlay"] + ["labels"] * labels + ["confidence"] * confidence,
+        "torchseg_zoo": __version__,
+    }
+
+
+def _labelled(
+    label: Callable[[Path], Prediction], job: Job, record: BatchRecord | None
+) -> Labelled | ZooError:
+    outcome = label_job(label, job)
+    if record is not None:
+        record.add(job, outcome)
+    return outcome

@@ -16,6 +16,7 @@ from torchseg_zoo.inference.predict import predict
 from torchseg_zoo.inference.prediction import Confidence, Prediction
 from torchseg_zoo.inference.scoring import label
 from torchseg_zoo.models.base import SegmentationModel
+from torchseg_zoo.weights.save import tensors_digest
 
 __all__ = ["Predictor"]
 
@@ -46,6 +47,9 @@ class Predictor:
             back to the system page by page, which costs a CPU up to a quarter of its time. It holds
             for the whole process, under glibc; the memory held is at most the largest picture's.
 
+    Attributes:
+        weights_sha256: digest of the model's weights, see ``weights.save.tensors_digest``.
+
     Raises:
         ArgumentError: if the device is not there, or the model cannot work in the mode.
     """
@@ -64,6 +68,7 @@ class Predictor:
             check_mode(mode, model.input_rule)
         self.mode = mode
         self.confidence: Confidence = confidence
+        self.weights_sha256 = tensors_digest(model.state_dict())
         self.model = copy.deepcopy(model)
         if device is not None:
             self.model.to(find_device(str(device)))

@@ -6,10 +6,11 @@ same bytes with every version of it (digests are pinned), and so that a tensor a
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import torch
 from torch import Tensor
@@ -18,7 +19,7 @@ from torchseg_zoo.errors import ArgumentError
 from torchseg_zoo.files import atomic_write
 from torchseg_zoo.weights.header import DTYPES, FORMAT
 
-__all__ = ["write_tensors", "write_tensors_to"]
+__all__ = ["tensors_digest", "write_tensors", "write_tensors_to"]
 
 _CODES = {getattr(torch, dtype.torch_name): code for code, dtype in DTYPES.items()}
 _ALIGNMENT = 8
@@ -64,3 +65,20 @@ def write_tensors_to(
         plain = tensors[name].detach().cpu().contiguous()
         data: Any = plain.reshape(-1).view(torch.uint8).numpy()
         file.write(memoryview(data))
+
+
+def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256, in hex, of the native file that holds these tensors and no description."""
+    sink = _Digest()
+    write_tensors_to(cast(BinaryIO, sink), tensors, {})
+    return sink.sha256.hexdigest()
+
+
+class _Digest:
+    """A digest in the guise of an open file."""
+
+    def __init__(self) -> None:
+        self.sha256 = hashlib.sha256()
+
+    def write(self, data: bytes | memoryview) -> None:
+        self.sha256.update(data)
