@@ -302,6 +302,16 @@ def test_listings_and_help_need_no_torch() -> None:
     assert "TORCHSEG_ZOO_MIRROR" in done.stdout
 
 
+@pytest.mark.parametrize(
+    "verb", ["list", "info", "fetch", "import", "mirror", "verify", "prune", "publish"]
+)
+def test_help_of_every_verb(call: Call, verb: str) -> None:
+    done = call("weights", verb, "--help")
+    assert done.code == 0 and f"usage: torchseg-zoo weights {verb}" in done.out
+    assert verb in call("weights", "--help").out
+    assert call("weights").code == 2
+
+
 def test_info_says_it_all(call: Call, site: Server) -> None:
     text = " ".join(call("weights", "info", FOREIGN).out.split())
     for word in (
@@ -522,6 +532,18 @@ def test_files_that_are_not_what_they_seem(
         assert not (cache / folder).exists() or not any((cache / folder).iterdir())
 
 
+def test_a_name_that_several_checkpoints_have(
+    call: Call, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [e["model"] + "." + e["tag"] for e in REAL["checkpoints"] if e["layout"] == "mmseg"][:8]
+    source = {"kind": "https", "location": "https://example.org/model.pth"}
+    records = [real(name, sha256="", sources=[source]) for name in names]
+    declare(records, tmp_path, monkeypatch)
+    (tmp_path / "model.pth").write_bytes(content(99))
+    done = call("weights", "import", tmp_path / "model.pth")
+    assert_failed(done, ArgumentError, f"may be {names[0]} or ", "3 more", "--as MODEL.TAG")
+
+
 def test_a_drive_file_is_imported_by_saying_which_it_is(
     call: Call, site: Server, cache: Path, tmp_path: Path, foreign_file: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -634,6 +656,18 @@ def test_a_mirror_takes_what_the_cache_has(call: Call, site: Server, tmp_path: P
     asked = len(site.log)
     assert call("weights", "mirror", FULL, FOREIGN, "--to", tmp_path / "mirror").code == 0
     assert len(site.log) == asked and call("weights", "verify", FULL, FOREIGN).code == 0
+
+
+def test_a_mirror_believes_what_was_fetched_before(
+    call: Call, site: Server, cache: Path, tmp_path: Path
+) -> None:
+    call("weights", "fetch", FOREIGN)
+    for name in blobs(cache):
+        (cache / "blobs" / name).unlink()
+    site.file("/x39.pth", content(4000, 5))
+    done = call("weights", "mirror", FOREIGN, "--to", tmp_path / "mirror")
+    assert_failed(done, IntegrityError, "/x39.pth")
+    assert not (tmp_path / "mirror" / "SHA256SUMS").exists()
 
 
 def test_folders_that_cannot_be_mirrors(call: Call, site: Server, tmp_path: Path) -> None:

@@ -10,6 +10,8 @@ from torchseg_zoo.weights.manifest import Checkpoint
 
 __all__ = ["add_parsers"]
 
+_SHOWN = 5
+
 
 def add_parsers(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Adds the three verbs."""
@@ -107,7 +109,9 @@ def _meant(file: Path, sha256: str, name: str | None) -> Checkpoint:
     entries = recognised(file.name, sha256)
     if len(entries) == 1:
         return entries[0]
-    found = " and ".join(entry.name for entry in entries)
+    found = " or ".join(entry.name for entry in entries[:_SHOWN])
+    if len(entries) > _SHOWN:
+        found += f" or one of {len(entries) - _SHOWN} more"
     raise ArgumentError(
         f"may be {found}" if found else "is not recognised by its digest or name",
         where=printable(file),

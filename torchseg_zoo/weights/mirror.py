@@ -107,8 +107,10 @@ class Mirror:
         """Fetches a file and gives it its final name; its digest."""
         incoming = self.folder / _INCOMING
         with Cache(cache_root()) as cache:
+            # What was fetched here before counts for more than whatever the source gives now.
             pinned = source_digest(cache, checkpoint)
-            here = cache.find(pinned) if pinned.startswith(sha256) and pinned else None
+            sha256 = pinned if pinned.startswith(sha256) else sha256
+            here = cache.find(sha256) if pinned and pinned == sha256 else None
         try:
             path = fetch(
                 here or urls_of(checkpoint),
