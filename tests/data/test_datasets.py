@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from pathlib import Path
 
@@ -157,11 +158,19 @@ def test_a_label_out_of_range_names_file_pixel_and_value(root: Path) -> None:
 def test_raw_ids_are_mapped_before_values_are_checked(root: Path) -> None:
     raw = np.full((6, 8), 7, np.uint8)
     raw[0] = 26
-    raw[1] = 200
+    raw[1] = 4
     Image.fromarray(raw).save(root / "labels/0.png")
-    label = list_file(listed(root, "images/0.png\tlabels/0.png\n"), CITYSCAPES)[0].label
+    path = listed(root, "images/0.png\tlabels/0.png\n")
+    label = list_file(path, CITYSCAPES)[0].label
     assert label is not None
     assert (label[0] == 13).all() and (label[1] == 255).all() and (label[2:] == 0).all()
+    raw[3, 2] = 200
+    Image.fromarray(raw).save(root / "labels/0.png")
+    with pytest.raises(DataError, match=r"labels/0.png: pixel \(2, 3\) = 200, allowed 0–33 or 255"):
+        list_file(path, CITYSCAPES)[0]
+    own = dataclasses.replace(CITYSCAPES, raw_ids={200: 0})
+    label = list_file(path, own)[0].label
+    assert label is not None and label[3, 2] == 0 and (label == 255).sum() == 47
 
 
 def test_a_turned_photo_and_its_unturned_label_do_not_fit(root: Path) -> None:

@@ -25,7 +25,11 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     )
     parser.add_argument("--recipe", metavar="NAME", help="settings of a published run")
     parser.add_argument("--model", metavar="MODEL[.TAG]", help="model to train or fine-tune")
-    parser.add_argument("--data", help="list file, folder (CamVid's layout or others), or drawn")
+    parser.add_argument(
+        "--data",
+        help="list file, folder of a data set, NAME:PATH (cityscapes, voc_aug, ade20k, hf, ...), "
+        "or drawn",
+    )
     parser.add_argument(
         "--val-data", help="the same for validation; needed where --data is a list file"
     )

@@ -5,6 +5,7 @@ A bad file is answered with one ``DataError`` that names it, whatever is wrong w
 
 from __future__ import annotations
 
+import io
 import os
 import struct
 import warnings
@@ -77,12 +78,12 @@ _PLAUSIBLE_PIXELS_PER_BYTE = 16384
 
 
 def decode(
-    path: str | os.PathLike[str], where: str, max_pixels: int
+    source: str | os.PathLike[str] | bytes, where: str, max_pixels: int
 ) -> tuple[ImageFile.ImageFile, int]:
     """Opens a file and decodes its first frame.
 
     Args:
-        path: the file.
+        source: the file's path; or the bytes of a file, as tables of pictures hold them.
         where: its name for messages.
         max_pixels: largest width times height to decode; bigger ones are refused by their header.
 
@@ -94,9 +95,11 @@ def decode(
     """
     if max_pixels < 1:
         raise ArgumentError(f"{max_pixels} is below 1", where="max_pixels", fix="allow some pixels")
-    with open_regular(path) as stream, decoding(where):
+    opened = io.BytesIO(source) if isinstance(source, bytes) else open_regular(source)
+    with opened as stream, decoding(where):
+        num_bytes = stream.seek(0, os.SEEK_END)
+        stream.seek(0)
         start = stream.read(64)
-        num_bytes = os.fstat(stream.fileno()).st_size
         depth = 8
         if start.startswith(b"\x89PNG\r\n\x1a\n"):
             width, height, depth, color = struct.unpack(">IIBB", start[16:26])

@@ -50,7 +50,9 @@ IMAGE_SUFFIXES: tuple[str, ...] = (
 _BLOCK_PX = 2**22  # pixels worked on at once, to keep temporary copies of big pictures small
 
 
-def read_image(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+def read_image(
+    path: str | os.PathLike[str] | bytes, *, max_pixels: int = MAX_PIXELS, name: str | None = None
+) -> np.ndarray:
     """Reads a picture at the size at which it is displayed.
 
     EXIF orientation is applied. Transparent pixels are laid over white. Grey of 16 bits is scaled
@@ -61,9 +63,10 @@ def read_image(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) ->
 
     Args:
         path: PNG, JPEG, TIFF, WebP, BMP, GIF, PPM/PGM/PBM, JPEG 2000 or (from Pillow 11.3) AVIF
-            file. The content counts, not the ending.
+            file, or the bytes of one. The content counts, not the ending.
         max_pixels: largest width times height to read; bigger ones are refused by their header.
             A WebP file is also held to twice ``PIL.Image.MAX_IMAGE_PIXELS``.
+        name: what messages call the picture; its path by default, which bytes do not have.
 
     Returns:
         (H, W, 3) uint8, RGB, C-contiguous.
@@ -72,7 +75,7 @@ def read_image(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) ->
         DataError: if the file cannot be opened, is not one of these formats, is damaged or cut off,
             has too many pixels, for ``max_pixels`` or for its bytes, or does not fit in memory.
     """
-    where = printable(path)
+    where = name or ("bytes" if isinstance(path, bytes) else printable(path))
     picture, _ = decode(path, where, max_pixels)
     with decoding(where):
         return turned(_rgb_pixels(picture, where), orientation(picture))

@@ -8,11 +8,12 @@ import numpy as np
 from PIL import Image
 
 from torchseg_zoo.data.decode import MAX_PIXELS, decode, decoding, orientation, turned
+from torchseg_zoo.data.label_sets import RAW_VALUES
 from torchseg_zoo.data.labels import LabelSet
 from torchseg_zoo.errors import ArgumentError, DataError, described
 from torchseg_zoo.files import printable
 
-__all__ = ["check_label_values", "read_label", "to_train_ids"]
+__all__ = ["check_label_values", "checked_train_ids", "read_label", "to_train_ids"]
 
 # Only in these an index surely comes back as the number that was meant.
 _LABEL_FORMATS = ("PNG", "TIFF", "BMP")
@@ -25,15 +26,19 @@ _LABEL_SPOILERS = {
 _BLOCK_PX = 2**22  # pixels counted at once, to keep temporary copies of big maps small
 
 
-def read_label(path: str | os.PathLike[str], *, num_classes: int | None = None) -> np.ndarray:
+def read_label(
+    path: str | os.PathLike[str] | bytes, *, num_classes: int | None = None, name: str | None = None
+) -> np.ndarray:
     """Reads a label map as the numbers that are stored, whatever colours a palette gives them.
 
     EXIF orientation is applied, so that the map agrees with its picture.
 
     Args:
         path: PNG, TIFF or BMP file: palette, grey, or RGB(A) with three equal channels and no
-            transparency. 16- and 32-bit numbers are taken if all are below 256.
+            transparency. 16- and 32-bit numbers are taken if all are below 256. Or the bytes of
+            such a file.
         num_classes: if given, every number must be below it or 255.
+        name: what messages call the map; its path by default, which bytes do not have.
 
     Returns:
         (H, W) uint8, C-contiguous.
@@ -42,7 +47,7 @@ def read_label(path: str | os.PathLike[str], *, num_classes: int | None = None) 
         DataError: as ``read_image``; or if the file holds colours, transparency, numbers that do
             not fit, or is of a format that changes them.
     """
-    where = printable(path)
+    where = name or ("bytes" if isinstance(path, bytes) else printable(path))
     picture, depth = decode(path, where, MAX_PIXELS)
     if picture.format not in _LABEL_FORMATS or picture.info.get("compression") in _LOSSY_TIFF:
         raise DataError(
@@ -108,6 +113,38 @@ def to_train_ids(label: np.ndarray, labels: LabelSet) -> np.ndarray:
     return mapped
 
 
+def checked_train_ids(stored: np.ndarray, labels: LabelSet, *, where: object) -> np.ndarray:
+    """Maps what a label file holds to train ids, and refuses what stands for nothing.
+
+    Args:
+        stored: (H, W) uint8, as ``read_label`` gives it.
+        labels: what the values mean. Of the sets in ``label_sets`` it is known which values their
+            files hold, unlabelled ones included; of others with ``raw_ids`` any value is taken.
+        where: the file, for the message.
+
+    Returns:
+        (H, W) uint8 train ids.
+
+    Raises:
+        ArgumentError: as ``to_train_ids``.
+        DataError: as ``check_label_values``.
+    """
+    if labels.raw_ids is None:
+        check_label_values(stored, labels, where=where)
+        return stored
+    known = RAW_VALUES.get(labels.name)
+    if known is not None and set(labels.raw_ids) <= set(known):
+        _require_label(stored)
+        allowed = np.zeros(256, np.bool_)
+        allowed[[*known, 255]] = True
+        counts = _histogram(stored)
+        counts[allowed] = 0
+        words = f"{known.start}–{known.stop - 1}"
+        fix = f"give the label files of {labels.name} as they are released"
+        _refuse_stray(stored, counts, words + " or 255", fix, printable(where))
+    return to_train_ids(stored, labels)
+
+
 def _stored_indices(picture: Image.Image, depth: int, where: str) -> np.ndarray:
     """Loaded picture of any mode → (H, W) uint8 indices, not yet turned."""
     mode = picture.mode
@@ -158,17 +195,10 @@ def _check_values(label: np.ndarray, num_classes: int, ignore_index: int, where:
     counts[:num_classes] = 0
     if 0 <= ignore_index <= 255:
         counts[ignore_index] = 0
-    stray = np.flatnonzero(counts)
-    if not len(stray):
-        return
-    table = np.zeros(256, np.bool_)
-    table[stray] = True
-    row, column = np.unravel_index(int(table[label].argmax()), label.shape)
     allowed = f"0–{num_classes - 1}"
     if ignore_index >= num_classes:
         allowed += f" or {ignore_index}"
-    often = ", ".join(f"{value} ({counts[value]} px)" for value in stray[:5])
-    more = f" and {len(stray) - 5} more" if len(stray) > 5 else ""
+    stray = np.flatnonzero(counts)
     if len(stray) == 1 and stray[0] == num_classes and not (label == 0).any():
         fix = "the values seem to start at 1: subtract 1, or map them with LabelSet(raw_ids=...)"
     else:
@@ -176,6 +206,21 @@ def _check_values(label: np.ndarray, num_classes: int, ignore_index: int, where:
             f"map the values to class indices with LabelSet(raw_ids=...), "
             f"{ignore_index} for unlabelled"
         )
+    _refuse_stray(label, counts, allowed, fix, where)
+
+
+def _refuse_stray(
+    label: np.ndarray, counts: np.ndarray, allowed: str, fix: str, where: str
+) -> None:
+    """Raises if ``counts`` says that there are values that should not be."""
+    stray = np.flatnonzero(counts)
+    if not len(stray):
+        return
+    table = np.zeros(256, np.bool_)
+    table[stray] = True
+    row, column = np.unravel_index(int(table[label].argmax()), label.shape)
+    often = ", ".join(f"{value} ({counts[value]} px)" for value in stray[:5])
+    more = f" and {len(stray) - 5} more" if len(stray) > 5 else ""
     raise DataError(
         f"pixel ({column}, {row}) = {label[row, column]}, allowed {allowed}",
         where=where,

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from torchseg_zoo.data.labels import LabelSet
 
-__all__ = ["CAMVID", "CITYSCAPES", "LABEL_SETS"]
+__all__ = ["CAMVID", "CITYSCAPES", "LABEL_SETS", "RAW_VALUES"]
 
 _CITYSCAPES = """
 road 804080, sidewalk f423e8, building 464646, wall 66669c, fence be9999, pole 999999,
@@ -169,3 +169,15 @@ LABEL_SETS: dict[str, LabelSet] = {
         _labels("loveda", _LOVEDA, _from_one(7)),
     )
 }
+
+# Cityscapes has 34 ids; CamVid's 11, the 0 of ADE20K and of the small COCO-Stuff mean unlabelled.
+RAW_VALUES: dict[str, range] = {
+    "cityscapes": range(34),
+    "camvid": range(12),
+    "ade20k": range(151),
+    "coco_stuff164k": range(182),
+    "coco_stuff10k": range(183),
+    "pascal_context59": range(60),
+    "loveda": range(8),
+}
+"""Values that the label files of sets with ``raw_ids`` hold; beside them 255, unlabelled."""

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from torchseg_zoo.data.datasets import open_dataset
+from torchseg_zoo.data.datasets import is_list, open_dataset
 from torchseg_zoo.data.labels import LabelSet, generic_labels
 from torchseg_zoo.data.preprocess import Preprocess
 from torchseg_zoo.data.sample import Dataset
@@ -199,7 +199,7 @@ def _labels(config: TrainConfig) -> LabelSet | None:
 
 
 def _open_validation(config: TrainConfig, labels: LabelSet | None) -> Dataset:
-    if config.val_data is None and Path(config.data).is_file():
+    if config.val_data is None and is_list(config.data):
         raise ArgumentError(
             "a list file is one split, and the score needs another",
             where=config.data,

@@ -4,14 +4,33 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from torchseg_zoo.data.datasets.classes import find_classes
 from torchseg_zoo.data.datasets.drawn import DrawnStreets
-from torchseg_zoo.data.datasets.files import FileDataset, camvid, folder, list_file
+from torchseg_zoo.data.datasets.files import FileDataset, camvid, folder, list_file, read_list
+from torchseg_zoo.data.datasets.hf import hugging_face
+from torchseg_zoo.data.datasets.released import RELEASED, open_released, recognised
+from torchseg_zoo.data.label_sets import CAMVID
 from torchseg_zoo.data.labels import LabelSet
 from torchseg_zoo.data.sample import Dataset
 from torchseg_zoo.errors import ArgumentError, DataError
 from torchseg_zoo.files import printable
 
-__all__ = ["DrawnStreets", "FileDataset", "camvid", "folder", "list_file", "open_dataset"]
+__all__ = [
+    "DATASET_NAMES",
+    "DrawnStreets",
+    "FileDataset",
+    "camvid",
+    "folder",
+    "hugging_face",
+    "is_list",
+    "list_file",
+    "open_dataset",
+    "open_released",
+    "read_list",
+]
+
+DATASET_NAMES = (*RELEASED, "camvid", "folder", "hf")
+"""What may stand before the colon in ``NAME:PATH``."""
 
 # Held-out drawn scenes use their own seed, so that no split repeats another's.
 _DRAWN = {"train": (1000, 1), "val": (100, 2), "test": (100, 3)}
@@ -23,46 +42,102 @@ def open_dataset(
     """The data set that ``--data`` names.
 
     Args:
-        spec: ``"drawn"``; a list file (``.txt``); a folder with CamVid's layout or with
-            ``<split>.txt``; or a folder with ``<split>/images`` and ``<split>/labels``.
-        split: ``"train"``, ``"val"`` or ``"test"``.
-        labels: what the label values mean; CamVid and drawn streets bring their own, and may go
-            without.
+        spec: ``"drawn"``; a list file (``.txt``); a folder: a released data set, CamVid, one with
+            ``<split>.txt``, or one with ``<split>/images`` and ``<split>/labels`` or ``images/
+            <split>`` and ``labels/<split>``; or ``NAME:PATH`` with a name of ``DATASET_NAMES``,
+            where the path is a folder or list of that data set, and for ``hf`` whatever
+            ``hugging_face`` takes.
+        split: ``"train"``, ``"val"`` or ``"test"``; some released data sets have more.
+        labels: what the label values mean; released data sets and drawn streets bring their own,
+            folders may in ``classes.txt``, and these may go without.
         root: where paths inside a list start; the list's own folder by default.
 
     Raises:
         ArgumentError: if there is no such split, or ``labels`` are needed and missing.
         DataError: if there is no such data.
+        MissingExtraError: if reading it takes a library that is not installed.
     """
     if spec == "drawn":
         if split not in _DRAWN:
             raise ArgumentError(f"no split {split!r}", where="drawn", fix="use train, val or test")
         length, seed = _DRAWN[split]
         return DrawnStreets(length, seed=seed)
+    name, place = _divided(spec)
+    if name:
+        return _open_named(name, place, split, labels, root)
     path = Path(spec)
-    if path.is_dir() and (path / f"{split}annot").is_dir():
-        return camvid(path, split)
     if not path.exists():
         raise DataError(
             "no such file or folder",
             where=printable(spec),
-            fix="give a list file, a data set's folder, or the word drawn",
+            fix="give a list file, a data set's folder, the word drawn, or NAME:PATH with one of "
+            + ", ".join(DATASET_NAMES),
         )
+    if path.is_dir():
+        if (path / f"{split}annot").is_dir():
+            return camvid(path, split)
+        known = recognised(path)
+        if known:
+            listing = path / f"{split}.txt"
+            return open_released(known, listing if listing.is_file() else path, split, root=root)
+    return _open_own(path, split, labels, root)
+
+
+def is_list(spec: str) -> bool:
+    """Whether a word for ``open_dataset`` names a list file, which holds one split only."""
+    name, place = _divided(spec)
+    return name != "hf" and Path(place).is_file()
+
+
+def _divided(spec: str) -> tuple[str, str]:
+    """``NAME:PATH`` → both; anything else is a path, without a name."""
+    name, colon, place = spec.partition(":")
+    return (name, place) if colon and name in DATASET_NAMES else ("", spec)
+
+
+def _open_named(
+    name: str, place: str, split: str, labels: LabelSet | None, root: str | Path | None
+) -> Dataset:
+    if not place:
+        raise ArgumentError(f"no path after {name}:", where="data", fix=f"give {name}:PATH")
+    if name == "hf":
+        return hugging_face(place, split, labels)
+    if name in RELEASED:
+        return open_released(name, place, split, root=root)
+    path = Path(place)
+    if name == "camvid":
+        return list_file(path, CAMVID, root=root) if path.is_file() else camvid(path, split)
+    if not path.exists():
+        raise DataError("no such file or folder", where=printable(path), fix="check the path")
+    return _open_own(path, split, labels, root)
+
+
+def _open_own(
+    path: Path, split: str, labels: LabelSet | None, root: str | Path | None
+) -> FileDataset:
+    """A list or folder of the user's own."""
+    home = path if path.is_dir() else path.parent
+    labels = find_classes(home) or (find_classes(Path(root)) if root else None) or labels
     if labels is None:
         raise ArgumentError(
             "files do not tell how many classes there are",
-            where=printable(spec),
-            fix="set num_classes, as --set num_classes=12",
+            where=printable(path),
+            fix="put their names into classes.txt beside them, or set num_classes, "
+            "as --set num_classes=12",
         )
     if not path.is_dir():
         return list_file(path, labels, root=root)
     if (path / f"{split}.txt").is_file():
         return list_file(path / f"{split}.txt", labels, root=root)
-    if (path / split / "images").is_dir():
-        return folder(path / split / "images", path / split / "labels", labels)
+    for images, maps in (
+        (path / split / "images", path / split / "labels"),
+        (path / "images" / split, path / "labels" / split),
+    ):
+        if images.is_dir():
+            return folder(images, maps, labels)
     raise DataError(
         f"found no split {split!r}",
         where=printable(path),
-        fix=f"expected {split}.txt, {split}annot/ beside {split}/, or {split}/images and "
-        f"{split}/labels",
+        fix=f"expected {split}.txt, {split}annot/ beside {split}/, {split}/images and "
+        f"{split}/labels, or images/{split} and labels/{split}",
     )

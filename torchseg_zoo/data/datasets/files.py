@@ -6,15 +6,18 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from torchseg_zoo.data.datasets import cityscapes
+from torchseg_zoo.data.datasets._layout import Pairs, require_root
+from torchseg_zoo.data.datasets.mat import read_mat_label
 from torchseg_zoo.data.image import list_images, read_image
-from torchseg_zoo.data.label_map import check_label_values, read_label, to_train_ids
+from torchseg_zoo.data.label_map import checked_train_ids, read_label
 from torchseg_zoo.data.label_sets import CAMVID
 from torchseg_zoo.data.labels import LabelSet
-from torchseg_zoo.data.sample import Sample
+from torchseg_zoo.data.sample import Sample, require_same_size
 from torchseg_zoo.errors import DataError
 from torchseg_zoo.files import open_regular, printable
 
-__all__ = ["FileDataset", "camvid", "folder", "list_file"]
+__all__ = ["FileDataset", "camvid", "folder", "list_file", "read_list"]
 
 
 class FileDataset:
@@ -38,20 +41,16 @@ class FileDataset:
         Raises:
             DataError: if a file cannot be read, picture and labels differ in size, or a label value
                 stands for no class.
+            MissingExtraError: if the labels are in a MATLAB file and scipy is not installed.
         """
         image_path, label_path = self.pairs[index]
         image, name = read_image(image_path), printable(image_path)
         if label_path is None:
             return Sample(name, image, None)
-        label = to_train_ids(read_label(label_path), self.labels)
-        if label.shape != image.shape[:2]:
-            raise DataError(
-                f"labels are {label.shape[0]}×{label.shape[1]}, "
-                f"the picture {name} is {image.shape[0]}×{image.shape[1]}",
-                where=printable(label_path),
-                fix="pair each picture with the label map of its own size",
-            )
-        check_label_values(label, self.labels, where=label_path)
+        read = read_mat_label if label_path.suffix.lower() == ".mat" else read_label
+        stored = read(label_path)
+        require_same_size(stored, image, where=printable(label_path), picture=name)
+        label = checked_train_ids(stored, self.labels, where=label_path)
         return Sample(name, image, label)
 
 
@@ -59,9 +58,27 @@ def list_file(path: str | Path, labels: LabelSet, *, root: str | Path | None = N
     """Data set of a list file: ``image<TAB>label`` per line, or ``image`` alone.
 
     Args:
-        path: the list; UTF-8, blank lines are skipped.
-        labels: what the label values mean.
+        path: the list; see ``read_list``, also for ``root``.
+        labels: what the label values mean; for the classes of Cityscapes, names that end in
+            ``_labelIds.png`` or ``_labelTrainIds.png`` tell which values the files hold.
         root: folder that the paths in the list start from; the list's own folder by default.
+
+    Raises:
+        DataError: as ``read_list``; or if label files of Cityscapes are of both kinds.
+    """
+    pairs = read_list(path, root=root)
+    return FileDataset(pairs, cityscapes.as_stored(labels, pairs, path))
+
+
+def read_list(path: str | Path, *, root: str | Path | None = None) -> Pairs:
+    """The files that a list names.
+
+    Args:
+        path: the list; UTF-8, blank lines are skipped.
+        root: folder that the paths in the list start from; the list's own folder by default.
+
+    Returns:
+        Picture and label map per line; ``None`` for the label map in a list of pictures alone.
 
     Raises:
         DataError: if the list is missing, empty or malformed, or names a missing file.
@@ -79,7 +96,7 @@ def list_file(path: str | Path, labels: LabelSet, *, root: str | Path | None = N
             why=str(error),
             fix="give a UTF-8 text file with image<TAB>label on each line",
         ) from error
-    pairs: list[tuple[Path, Path | None]] = []
+    pairs: Pairs = []
     columns = 0
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
@@ -103,7 +120,7 @@ def list_file(path: str | Path, labels: LabelSet, *, root: str | Path | None = N
         pairs.append((files[0], files[1] if columns == 2 else None))
     if not pairs:
         raise DataError("the list is empty", where=path, fix="put image<TAB>label on each line")
-    return FileDataset(pairs, labels)
+    return pairs
 
 
 def folder(images: str | Path, label_folder: str | Path | None, labels: LabelSet) -> FileDataset:
@@ -149,6 +166,9 @@ def camvid(root: str | Path, split: str = "val") -> FileDataset:
     if listing.is_file() and b"\t" in listing.read_bytes():
         return list_file(listing, CAMVID)
     if not (root / split).is_dir():
+        if not any((root / name).exists() for name in ("train", "val", "train.txt", "val.txt")):
+            shape = "CamVid's train, trainannot, val and valannot"
+            require_root(root, "CamVid", ("train", "trainannot"), shape)
         raise DataError(
             f"no split {split!r}: neither {listing.name} nor a folder {split}{os.sep}",
             where=root,
