@@ -14,7 +14,7 @@ from torchseg_zoo.errors import ZooError
 
 __all__ = ["main"]
 
-_VERBS = ("list", "info", "predict", "evaluate", "calibrate", "train", "weights")
+_VERBS = ("list", "info", "predict", "predict_large", "evaluate", "calibrate", "train", "weights")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torchseg_zoo.models.base import SegmentationModel
 
-__all__ = ["DEFAULT_MODEL", "add_device", "add_model", "open_model"]
+__all__ = ["DEFAULT_MODEL", "add_device", "add_model", "open_model", "parse_size"]
 
 DEFAULT_MODEL = "bisenet_x39.camvid"
 
@@ -62,3 +62,11 @@ def open_model(options: argparse.Namespace) -> SegmentationModel:
             fix=f"name one of: {tags}" if tags else "it has no released checkpoint; use -c FILE",
         )
     return create_model(name).to(device)
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """``512x1024`` → (512, 1024), height and width."""
+    height, cross, width = text.lower().partition("x")
+    if not (cross and height.isdecimal() and width.isdecimal() and int(height) and int(width)):
+        raise argparse.ArgumentTypeError(f"{text!r} is no size; give HEIGHTxWIDTH, as 512x1024")
+    return int(height), int(width)
