@@ -446,15 +446,14 @@ def test_names_cannot_become_part_of_the_page(model: SegmentationModel, tmp_path
 
     hostile = Hostile(base, 0, dataclasses.replace(sample, name=f"{attack}\udcff.png"))
     hostile.labels = labels
-    found = tsz.evaluate(
-        model, hostile, origin=Origin(checkpoint=attack, data=attack, split=attack), progress=False
-    )
+    origin = Origin(checkpoint=attack, data=f"{attack}\udcff", split=attack)
+    found = tsz.evaluate(model, hostile, origin=origin, progress=False)
     report = write_report(found, model, hostile, tmp_path)
     page = Page(report.page.read_text(encoding="utf-8"))
     assert not any(tag == "script" for tag, _ in page.tags)
     shown = " ".join(page.words)
     assert shown.count(attack) >= 4 and f"{attack}\\udcff.png" in shown
-    read_card(report.card)
+    assert read_card(report.card).protocol.origin == origin
 
 
 def test_many_classes_and_big_pictures_stay_readable(tmp_path: Path) -> None:

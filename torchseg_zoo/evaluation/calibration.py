@@ -104,6 +104,7 @@ def calibrate(
             chosen = torch.linspace(0, len(places) - 1, min(share, len(places))).long()
             places = places[chosen.to(places.device)]
             found.append((_at(result, places), truth.reshape(-1)[places].long()))
+        del result  # as in evaluate: the next picture's scores must not lie beside them
     if not found:
         raise DataError(
             f"no pixel of the {len(dataset)} label maps has a class",

@@ -89,6 +89,7 @@ def evaluate(
             labelled = (truth < model.num_classes) & (truth != labels.ignore_index)
             confidence = result.confidence(temperature=model.temperature)
             bins.update(confidence, truth == predicted, labelled)
+        del result  # merged scores are large; the next picture's must not lie beside them
     counts = matrix.counts
     if not counts.any():
         raise DataError(
@@ -112,6 +113,7 @@ def evaluate(
         boundary_share=boundary_share,
         boundary_iou_percent=boundary.iou_percent() if boundary is not None else (),
         reliability=bins.table() if bins is not None else None,
+        temperature=model.temperature,
     )
 
 

@@ -86,7 +86,7 @@ def page(evaluation: Evaluation, labels: LabelSet, exhibits: Sequence[Exhibit]) 
         _figures(evaluation),
         _classes(evaluation, labels),
         _matrix(evaluation.confusion, labels),
-        _reliability(evaluation.reliability),
+        _reliability(evaluation.reliability, evaluation.temperature),
         _pictures(exhibits),
         _protocol(evaluation),
     ]
@@ -211,7 +211,7 @@ def _confusions(confusion: np.ndarray, shares: np.ndarray, labels: LabelSet) -> 
     )
 
 
-def _reliability(table: Reliability | None) -> str:
+def _reliability(table: Reliability | None, temperature: float) -> str:
     if table is None:
         return ""
     bins, rows = len(table.counts), []
@@ -224,7 +224,7 @@ def _reliability(table: Reliability | None) -> str:
     return (
         "<h2>Calibration</h2>"
         f'<p class="note">Expected calibration error {_percent(table.error_percent)} %: how far '
-        "confidence is from accuracy, on average over pixels.</p>"
+        f"confidence is from accuracy, on average over pixels. Temperature {temperature:.4g}.</p>"
         "<table><thead><tr><th>confidence %</th><th>pixels</th><th>mean confidence %</th>"
         f"<th>accuracy %</th><th>difference</th></tr></thead><tbody>{''.join(rows)}</tbody></table>"
     )

@@ -59,6 +59,7 @@ class Evaluation(Scores):
             not asked for.
         boundary_iou_percent: boundary IoU per class, NaN for absent classes; empty likewise.
         reliability: whether confidences are true; ``None`` if it was not asked for.
+        temperature: the model's, with which these confidences were made.
     """
 
     confusion: np.ndarray
@@ -67,6 +68,7 @@ class Evaluation(Scores):
     boundary_share: float | None = None
     boundary_iou_percent: tuple[float, ...] = ()
     reliability: Reliability | None = None
+    temperature: float = 1.0
 
     @property
     def picture_miou_percent(self) -> float:
@@ -102,7 +104,10 @@ class Evaluation(Scores):
                 "iou_percent": [_plain(value) for value in self.boundary_iou_percent],
             }
         if self.reliability is not None:
-            record["reliability"] = self.reliability.to_dict()
+            record["reliability"] = {
+                "temperature": self.temperature,
+                **self.reliability.to_dict(),
+            }
         record["protocol"] = self.protocol.to_dict()
         record["confusion"] = self.confusion.tolist()
         record["pictures"] = [
@@ -137,7 +142,8 @@ def write_card(evaluation: Evaluation, path: str | os.PathLike[str]) -> None:
     Raises:
         DataError: if the file cannot be written.
     """
-    text = json.dumps(evaluation.to_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    # As ASCII, because paths may hold what UTF-8 cannot, and must come back as they were.
+    text = json.dumps(evaluation.to_dict(), indent=1, allow_nan=False) + "\n"
     atomic_write(path, lambda file: file.write(text.encode()))
 
 
