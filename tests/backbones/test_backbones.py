@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import timm
 import torch
@@ -94,14 +96,80 @@ def test_refusals_name_the_argument_and_a_way_out() -> None:
         create_backbone("xception39", levels=3, options=BackboneOptions(output_stride=8))
     with pytest.raises(ArgumentError, match="has 3 feature maps, this head needs 4"):
         create_backbone("xception39", levels=4)
-    with pytest.raises(ArgumentError, match="cannot give 4 feature maps at output stride 8"):
-        create_backbone("pvt_v2_b0", options=BackboneOptions(output_stride=8))
+    with pytest.raises(ArgumentError, match="cannot give 6 feature maps"):
+        create_backbone("convnext_atto", levels=6)
     with pytest.raises(ArgumentError, match="last_stage names 2 dilations"):
         create_backbone("resnet50", options=BackboneOptions(output_stride=8, last_stage=(1, 2)))
     with pytest.raises(ArgumentError, match="in_channels is 0"):
         create_backbone("resnet18", in_channels=0)
     with pytest.raises(DownloadError, match="no published ImageNet weights"):
         create_backbone("xception39", pretrained=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("pvt_v2_b0", "no map at stride 8|deep stages use"),
+        ("test_vit", "no map at stride 8"),
+        ("hrnet_w18_small", "deep stages use upsample_nearest2d"),
+        ("test_mambaout", "deep stages use"),
+        ("poolformer_s12", "deep stages use avg_pool2d"),
+    ],
+)
+def test_strides_that_cannot_be_changed_are_told_with_a_way_out(name: str, reason: str) -> None:
+    with pytest.raises(ArgumentError) as caught:
+        create_backbone(name, levels=2, options=BackboneOptions(output_stride=8))
+    natural = create_backbone(name, levels=2).strides
+    text = str(caught.value)
+    assert f"{name} has maps at strides {natural} and cannot be dilated to 8" in text
+    assert f"set output_stride={natural[-1]} " in text and "resnet50" in text
+    assert re.search(reason, text), text
+    options = BackboneOptions(output_stride=natural[-1])
+    assert create_backbone(name, levels=2, options=options).strides == natural
+
+
+# Name, and what squeezes the whole map: an average over more positions is another average.
+A_TROUS = {
+    "resnet18": 0.0,
+    "regnetx_002": 0.0,
+    "mobilenetv2_050": 0.0,
+    "repvgg_a0": 0.0,
+    "test_efficientnet": 0.05,  # squeeze and excitation
+    "dla46_c": 0.0,  # from here on timm refuses
+    "vgg11_bn": 0.0,
+    "starnet_s1": 0.0,
+    "legacy_seresnet18": 0.2,  # squeeze and excitation
+    "ese_vovnet19b_slim": 0.2,  # effective squeeze and excitation; max pooling that rounds up
+}
+
+
+@pytest.mark.parametrize("output_stride", [8, 16])
+@pytest.mark.parametrize("name", A_TROUS)
+def test_a_dilated_network_holds_the_strided_one(name: str, output_stride: int) -> None:
+    """At every second or fourth position of the finer map stand the values of the coarser one."""
+    torch.manual_seed(0)
+    strided = create_backbone(name, levels=2).eval()
+    dilated = create_backbone(
+        name, levels=2, options=BackboneOptions(output_stride=output_stride)
+    ).eval()
+    dilated.load_state_dict(strided.state_dict())
+    assert dilated.strides == (min(16, output_stride), output_stride)
+    x = torch.randn(1, 3, 96, 128)
+    with torch.inference_mode():
+        pairs = list(zip(strided(x), dilated(x), strict=True))
+    for (coarse, fine), stride, new in zip(pairs, strided.strides, dilated.strides, strict=True):
+        assert fine.shape[-2:] == (96 // new, 128 // new)
+        step = stride // new
+        difference = (fine[..., ::step, ::step] - coarse).abs().max() / coarse.std()
+        assert float(difference) <= A_TROUS[name] + 1e-4
+
+
+def test_a_dilated_network_trains_and_takes_odd_sizes() -> None:
+    backbone = create_backbone("ghostnet_050", levels=2, options=BackboneOptions(output_stride=8))
+    maps = backbone(torch.randn(2, 3, 49, 71))
+    assert [features.shape[-2:] for features in maps] == [(7, 9), (7, 9)]
+    maps[-1].sum().backward()
+    assert all(one.grad is not None for one in backbone.parameters())
 
 
 def test_timm_knows_xception39_with_the_same_tensors() -> None:

@@ -81,6 +81,14 @@ def test_less_than_one_feature_position(name: str, backbone: str) -> None:
     )
 
 
+def test_backbones_whose_branches_round_differently_name_a_size_that_works() -> None:
+    model = on_meta("fcn_r50", backbone="dla46_c").eval()
+    text = refusal(model, torch.empty(1, 3, 49, 71, device="meta"))
+    ((height, width),) = numbers(text, r"pad to (\d+)×(\d+)")
+    assert "needs sides divisible by" in text and 49 <= height < 81 and 71 <= width < 103
+    assert model(torch.empty(1, 3, height, width, device="meta")).shape[-2:] == (height, width)
+
+
 @every_family
 def test_no_picture_at_all_is_refused(name: str) -> None:
     model = create_model(name, backbone=TINY, num_classes=3).eval()

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from torchseg_zoo.backbones.atrous import CannotDilateError, dilate_convolutions
 from torchseg_zoo.backbones.densenet import dilate_densenet, is_densenet
 from torchseg_zoo.backbones.dilation import dilate_resnet
 from torchseg_zoo.errors import ArgumentError, DownloadError, UnknownModelError
@@ -24,7 +25,8 @@ class BackboneOptions:
 
     Args:
         output_stride: input pixels per cell of the deepest map: 32, 16 or 8. Below 32 the last
-            stages are dilated instead of strided.
+            stages are dilated instead of strided: by timm where it can, else, if they are
+            convolutional, by ``backbones.atrous``.
         whole_stage: dilate the first block of a stage like its other blocks (semseg, OCNet,
             jfzhang95) instead of half as much (timm, torchvision, mmseg, TorchSeg).
         last_stage: dilations of the last stage's blocks, one each (multi-grid); () for the usual.
@@ -47,6 +49,8 @@ class BackboneOptions:
         if self.output_stride not in (8, 16, 32):
             raise ArgumentError(f"output_stride is {self.output_stride}", fix="choose 8, 16 or 32")
 
+
+_EXAMPLES = "resnet50, convnext_tiny, densenet121 or mobilenetv3_large_100"
 
 # Networks that timm can build, but has no name for: ours → (timm's, its arguments).
 _ALIASES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -159,24 +163,52 @@ def _timm_backbone(
             fix=_did_you_mean(architecture, timm.list_models()),
         )
     # timm takes no output stride for a DenseNet: dilate_densenet sets it afterwards.
-    if options.output_stride != 32 and not (options.keep_strides or "densenet" in architecture):
-        arguments = {**arguments, "output_stride": options.output_stride}
+    asked = options.output_stride
+    if asked != 32 and not (options.keep_strides or "densenet" in architecture):
+        arguments = {**arguments, "output_stride": asked}
+    arguments |= {"in_chans": in_channels, "out_indices": tuple(range(-levels, 0))}
     try:
-        body = timm.create_model(
-            timm_name,
-            pretrained=pretrained,
-            features_only=True,
-            in_chans=in_channels,
-            out_indices=tuple(range(-levels, 0)),
-            **arguments,
+        body = _from_timm(timm_name, pretrained, arguments)
+    except ArgumentError:
+        if arguments.pop("output_stride", None) is None:
+            raise
+        body = _from_timm(timm_name, pretrained, arguments)
+    info: Any = body.feature_info
+    strides = tuple(info.reduction())
+    if is_densenet(body):
+        dilate_densenet(body, name, options)
+    elif options != BackboneOptions(output_stride=asked):
+        dilate_resnet(body, name, options)
+    elif asked != 32 and max(strides) > asked:
+        _dilate(body, name, strides, asked, in_channels)
+    if asked != 32 and not options.keep_strides:
+        strides = tuple(min(stride, asked) for stride in strides)
+    return Backbone(
+        body,
+        tuple(info.channels()),
+        strides,
+        channels_last=str(getattr(body, "output_fmt", "NCHW")).endswith("NHWC"),
+    )
+
+
+def _from_timm(name: str, pretrained: bool, arguments: dict[str, Any]) -> nn.Module:
+    import timm
+
+    try:
+        body: nn.Module = timm.create_model(
+            name, pretrained=pretrained, features_only=True, **arguments
         )
     except (TypeError, NotImplementedError, AssertionError, IndexError, AttributeError) as error:
+        at = (
+            f" at output stride {arguments['output_stride']}"
+            if "output_stride" in arguments
+            else ""
+        )
         raise ArgumentError(
-            f"timm's {name} cannot give {levels} feature maps "
-            f"at output stride {options.output_stride}",
+            f"timm's {name} cannot give {len(arguments['out_indices'])} feature maps{at}",
             where="backbone",
             why=f"{type(error).__name__}: {error}",
-            fix="choose another backbone, e.g. resnet50, convnext_tiny or mobilenetv3_large_100",
+            fix=f"choose another backbone, e.g. {_EXAMPLES}",
         ) from error
     except (RuntimeError, OSError) as error:
         if not pretrained:
@@ -187,19 +219,22 @@ def _timm_backbone(
             why=f"{type(error).__name__}: {error}",
             fix="check the network, or build with pretrained_backbone=False",
         ) from error
-    info: Any = body.feature_info
-    strides = tuple(info.reduction())
-    if is_densenet(body):
-        dilate_densenet(body, name, options)
-        strides = tuple(min(stride, options.output_stride) for stride in strides)
-    elif options != BackboneOptions(output_stride=options.output_stride):
-        dilate_resnet(body, name, options)
-    return Backbone(
-        body,
-        tuple(info.channels()),
-        strides,
-        channels_last=str(getattr(body, "output_fmt", "NCHW")).endswith("NHWC"),
-    )
+    return body
+
+
+def _dilate(
+    body: nn.Module, name: str, strides: tuple[int, ...], output_stride: int, in_channels: int
+) -> None:
+    try:
+        dilate_convolutions(body, output_stride, in_channels)
+    except CannotDilateError as error:
+        raise ArgumentError(
+            f"{name} has maps at strides {strides} and cannot be dilated to {output_stride}",
+            where="backbone",
+            why=str(error),
+            fix=f"set output_stride={max(strides)} where the family takes it, or choose a "
+            f"convolutional backbone, e.g. {_EXAMPLES}",
+        ) from error
 
 
 def _did_you_mean(name: str, known: list[str]) -> str:

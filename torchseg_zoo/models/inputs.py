@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from torchseg_zoo.errors import InputShapeError, ZooError
+from torchseg_zoo.models.config import InputRule
 from torchseg_zoo.types import Size
 
 if TYPE_CHECKING:
@@ -81,6 +82,12 @@ def size_refusal(model: SegmentationModel, x: Tensor, error: Exception) -> Input
     size = (x.shape[-2], x.shape[-1])
     if _runs(shadow, x, size):
         return None
+    if multiple := _rounding(shadow, x):
+        return InputShapeError(
+            f"image is {_by(size)} but {model.config.model} on {model.config.backbone} needs sides "
+            f"divisible by {multiple}",
+            fix=f"pad to {_by(InputRule(multiple).nearest(*size))}",
+        )
     largest = low = 1
     while largest <= _LARGEST_TRIED and not _runs(shadow, x, _at_least(model, size, largest)):
         low, largest = largest + 1, 2 * largest
@@ -105,6 +112,17 @@ def size_refusal(model: SegmentationModel, x: Tensor, error: Exception) -> Input
         why=f"sides must measure at least {largest}",
         fix=f"pad to {good}" + (" or use a larger batch" if training else ""),
     )
+
+
+def _rounding(shadow: SegmentationModel, x: Tensor) -> int:
+    """The multiple that sides must be of, if the sizes next above and below work; 0 if not."""
+    height, width = x.shape[-2:]
+    for multiple in (2, 4, 8, 16, 32, 64):
+        below = (height // multiple * multiple, width // multiple * multiple)
+        above = InputRule(multiple).nearest(height, width)
+        if _runs(shadow, x, below) and _runs(shadow, x, above):
+            return multiple
+    return 0
 
 
 def _runs(shadow: SegmentationModel, x: Tensor, size: Size) -> bool:
