@@ -11,7 +11,6 @@ dependencies = [
     "tqdm",
 ]
 
-from torchseg_zoo import models as _models  # noqa: E402
 from torchseg_zoo import registry as _registry  # noqa: E402
 
-globals().update({name: getattr(_models, name) for name in _registry.list_models()})
+globals().update({name: _registry.model_factory(name) for name in _registry.list_models()})

@@ -14,7 +14,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from torchseg_zoo._version import __version__
-from torchseg_zoo.registry import create_model, list_models, register_model
+from torchseg_zoo.registry import create_model, list_models, model_factory, register_model
 from torchseg_zoo.weights.manifest import list_checkpoints
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def __getattr__(name: str) -> Any:
     if name in _LAZY:
         value = getattr(importlib.import_module(_LAZY[name]), name)
     elif name in list_models():
-        value = getattr(importlib.import_module("torchseg_zoo.models"), name)
+        return model_factory(name)  # not kept: it may be registered again
     else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     globals()[name] = value

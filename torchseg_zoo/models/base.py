@@ -64,6 +64,14 @@ class SegmentationModel(nn.Module, abc.ABC):
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
+        known = _FAMILIES.get(cls.__name__, cls)
+        if known.__module__ != cls.__module__:
+            raise ArgumentError(
+                f"a model family {cls.__name__} exists already, in {known.__module__}",
+                where=cls.__module__,
+                why="files of models name their family, and it must be one",
+                fix="give the class another name",
+            )
         _FAMILIES[cls.__name__] = cls
 
     def __init__(self, config: ModelConfig) -> None:
