@@ -237,6 +237,31 @@ def test_a_new_file_moves_the_manifest_and_an_old_commit_stays(
     assert first.location.partition("@")[2].partition("/")[0] in hub.repositories[REPO]
 
 
+def test_a_corrected_preprocessing_is_published_anew(
+    hub: HubServer, url: str, declare: Declare, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path = declare(url)
+    (first,) = run(NAME, responsible="Example Lab")
+    record = json.loads(path.read_text())
+    (mine,) = (one for one in record["checkpoints"] if one["tag"] == TAG)
+    mine["preprocess"]["std"] = [1.0, 1.0, 1.0]
+    del mine["unverified"]
+    path.write_text(manifest.dump(record))
+    manifest.load.cache_clear()
+    (second,) = run(NAME, responsible="Example Lab")
+    assert second.uploaded and second.sha256 != first.sha256
+    found = entry()
+    assert found.sha256 == second.sha256 and [s.location for s in found.sources] == [
+        second.location
+    ]
+    assert found.converted_from["layout"] == "torchseg" and not found.unverified
+    monkeypatch.setenv("TORCHSEG_ZOO_CACHE", str(tmp_path / "fresh"))
+    for model in (tsz.create_model(NAME), tsz.load_model(f"hf://{second.location}")):
+        assert model.preprocess.std == (1.0, 1.0, 1.0)
+    assert b"[1.0, 1.0, 1.0]" in hub.repositories[REPO]["main"][f"{NAME}/README.md"]
+    assert not run(NAME, responsible="Example Lab")[0].uploaded
+
+
 def test_a_file_that_is_not_the_entrys_model_is_not_published(
     hub: HubServer, url: str, declare: Declare, tmp_path: Path
 ) -> None:

@@ -97,7 +97,7 @@ class Verification:
             lines.append(f"protocol: {metric.protocol}")
         lines += [
             f"std {_numbers(trial.preprocess.std)}: {trial.scores.miou_percent:.2f} % mIoU, "
-            f"{self._off(trial):+.2f} points"
+            f"{round(self._off(trial), 2) + 0.0:+.2f} points"
             for trial in self.trials
         ]
         lines += [f"differs: {difference}" for difference in self.differences]

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -22,15 +22,17 @@ from torchseg_zoo.errors import (
     DownloadError,
     IntegrityError,
 )
-from torchseg_zoo.files import atomic_write, sha256_of
+from torchseg_zoo.files import sha256_of
 from torchseg_zoo.models.base import SegmentationModel
 from torchseg_zoo.models.build import released_file
 from torchseg_zoo.models.card import collection_card, model_card
-from torchseg_zoo.models.checkpoint import describe_model, load_model
+from torchseg_zoo.models.checkpoint import describe_model, load_model, save_model
 from torchseg_zoo.models.hub import WEIGHTS, describing_files, hub_endpoint, hub_errors
 from torchseg_zoo.registry import create_model
 from torchseg_zoo.weights import manifest, sources
-from torchseg_zoo.weights.manifest import Checkpoint, Source
+from torchseg_zoo.weights.declare import declare_published, held_by
+from torchseg_zoo.weights.load import read_meta
+from torchseg_zoo.weights.manifest import Checkpoint
 
 __all__ = ["Published", "publish"]
 
@@ -136,50 +138,81 @@ def _publish(
     hub: _Hub, entries: Sequence[Checkpoint], responsible: str, dry_run: bool
 ) -> Iterator[Published]:
     for entry in entries:
-        model, path, sha256 = _verified(entry)
-        unknown = entry.licenses.get("weights", "") in _UNKNOWN
-        card = model_card(model, entry, responsible=responsible if unknown else "", declared=True)
-        name = f"{entry.name}/{WEIGHTS}"
-        commit = hub.commit_with(name, sha256)
-        done = Published(
-            entry.name, f"{hub.repo_id}/{name}", sha256, path.stat().st_size, not commit
-        )
-        if not dry_run:
-            files: dict[str, Path | bytes] = {} if commit else {name: path}
-            files |= hub.changed(describing_files(model, card), entry.name)
-            if files:
-                commit = hub.commit(files, f"{entry.name}, sha256 {sha256[:8]}")
-            if hub.commit_with(name, sha256, revision=commit) != commit:
-                raise IntegrityError(
-                    f"the hub does not hold what was sent, sha256 {sha256}",
-                    where=f"hf://{hub.repo_id}@{commit}/{name}",
-                    fix="publish it again",
-                )
-            location = _declare(entry, model, done, f"{hub.repo_id}@{commit}/{name}")
-            done = replace(done, location=location)
+        with tempfile.TemporaryDirectory(prefix="torchseg_zoo-") as folder:
+            done = _publish_one(hub, entry, responsible, dry_run, Path(folder))
         yield done
     if not dry_run:
-        mine = [e for e in manifest.list_checkpoints() if _held_by(hub.repo_id, e.sources)]
+        mine = [e for e in manifest.list_checkpoints() if held_by(hub.repo_id, e)]
         if files := hub.changed({"README.md": collection_card(mine)}):
             hub.commit(files, "List of checkpoints")
 
 
-def _verified(entry: Checkpoint) -> tuple[SegmentationModel, Path, str]:
-    """The model, its native file and the file's digest, once the file proves to be the model."""
+def _publish_one(
+    hub: _Hub, entry: Checkpoint, responsible: str, dry_run: bool, folder: Path
+) -> Published:
+    model, path = _native(entry, folder)
+    sha256 = sha256_of(path, error=DownloadError)
+    _check_model(model, path)
+    unknown = entry.licenses.get("weights", "") in _UNKNOWN
+    card = model_card(model, entry, responsible=responsible if unknown else "", declared=True)
+    name = f"{entry.name}/{WEIGHTS}"
+    commit = hub.commit_with(name, sha256)
+    size_bytes = path.stat().st_size
+    done = Published(entry.name, f"{hub.repo_id}/{name}", sha256, size_bytes, not commit)
+    if dry_run:
+        return done
+    files: dict[str, Path | bytes] = {} if commit else {name: path}
+    files |= hub.changed(describing_files(model, card), entry.name)
+    if files:
+        commit = hub.commit(files, f"{entry.name}, sha256 {sha256[:8]}")
+    if hub.commit_with(name, sha256, revision=commit) != commit:
+        raise IntegrityError(
+            f"the hub does not hold what was sent, sha256 {sha256}",
+            where=f"hf://{hub.repo_id}@{commit}/{name}",
+            fix="publish it again",
+        )
+    before = held_by(hub.repo_id, entry)
+    if before is not None:  # what users of this manifest have already need not move
+        earlier = before.location.partition("@")[2].partition("/")[0]
+        commit = hub.commit_with(name, sha256, revision=earlier) or commit
+    location = f"{hub.repo_id}@{commit}/{name}"
+    config = model.config.to_dict()
+    declare_published(entry, location, config=config, sha256=sha256, size_bytes=size_bytes)
+    return replace(done, location=location)
+
+
+def _native(entry: Checkpoint, folder: Path) -> tuple[SegmentationModel, Path]:
+    """The model and its native file, whose header says of it what the manifest says.
+
+    A preprocessing or label set that was corrected since the file was published is in the manifest
+    only; the file is then written anew, into ``folder``.
+    """
     model = create_model(entry.name)
     path = released_file(type(model), entry)
-    sha256 = sha256_of(path, error=DownloadError)
-    if entry.layout == "native" and sha256 != entry.sha256:
-        raise IntegrityError(
-            f"sha256 is {sha256}, not {entry.sha256}", where=path, fix="fetch it again"
-        )
-    rebuilt = load_model(path)
-    if describe_model(rebuilt) != describe_model(model):
+    if entry.layout == "native":
+        sha256 = sha256_of(path, error=DownloadError)
+        if sha256 != entry.sha256:
+            raise IntegrityError(
+                f"sha256 is {sha256}, not {entry.sha256}", where=path, fix="fetch it again"
+            )
+    told, wanted = read_meta(path), json.loads(json.dumps(describe_model(model)))
+    if told == wanted:
+        return model, path
+    embedded = any(source.kind == "embedded" for source in entry.sources)
+    if embedded or any(told.get(key) != wanted[key] for key in ("family", "config")):
         raise CheckpointFormatError(
             f"its header describes another model than the manifest's {entry.name}",
             where=path,
-            fix="correct the manifest's entry, or save the file again",
+            fix="correct the manifest's entry, or write the embedded file anew",
         )
+    anew = folder / WEIGHTS
+    save_model(model, anew)
+    return model, anew
+
+
+def _check_model(model: SegmentationModel, path: Path) -> None:
+    """Rebuilds the model from its file alone, strictly, and runs it."""
+    rebuilt = load_model(path)
     size = model.input_rule.nearest(_TRIAL_PX, _TRIAL_PX)
     ramp = torch.linspace(-2, 2, size[0] * size[1]).reshape(1, 1, *size)
     with torch.inference_mode():
@@ -188,7 +221,6 @@ def _verified(entry: Checkpoint) -> tuple[SegmentationModel, Path, str]:
         raise CheckpointFormatError(
             "the model does not give finite logits", where=path, fix="do not publish this file"
         )
-    return model, path, sha256
 
 
 class _Hub:
@@ -216,13 +248,17 @@ class _Hub:
     def commit_with(self, name: str, etag: str, *, revision: str = "main") -> str:
         """The commit that a revision is, if it has a file with this name and content; else ""."""
         from huggingface_hub import hf_hub_url
-        from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError
+        from huggingface_hub.errors import (
+            EntryNotFoundError,
+            RepositoryNotFoundError,
+            RevisionNotFoundError,
+        )
 
         url = hf_hub_url(self.repo_id, name, revision=revision, endpoint=hub_endpoint())
         with hub_errors(f"hf://{self.repo_id}"):
             try:
                 found = self._api.get_hf_file_metadata(url=url)
-            except (EntryNotFoundError, RepositoryNotFoundError):
+            except (EntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError):
                 return ""
         return str(found.commit_hash) if found.etag == etag else ""
 
@@ -246,48 +282,3 @@ class _Hub:
             adds = [CommitOperationAdd(name, content) for name, content in files.items()]
             info = self._api.create_commit(self.repo_id, adds, commit_message=message)
         return str(info.oid)
-
-
-def _held_by(repo_id: str, sources_: Sequence[Source]) -> Source | None:
-    """The source that is a file of this repository."""
-    wanted = (source for source in sources_ if source.kind == "hf")
-    return next((source for source in wanted if source.location.startswith(f"{repo_id}@")), None)
-
-
-def _declare(entry: Checkpoint, model: SegmentationModel, done: Published, location: str) -> str:
-    """Writes the published file into the manifest and returns where that says it is."""
-    before = _held_by(location.partition("@")[0], entry.sources)
-    if before is not None and entry.sha256 == done.sha256 and not done.uploaded:
-        return before.location
-    path = manifest.manifest_path()
-    record = json.loads(path.read_text(encoding="utf-8"))
-    for found in record["checkpoints"]:
-        if (found["model"], found["tag"]) == (entry.model, entry.tag):
-            _point_to(found, location, done)
-            found["config"] = model.config.to_dict()
-    atomic_write(path, lambda file: file.write(manifest.dump(record).encode()))
-    manifest.load.cache_clear()
-    return location
-
-
-def _point_to(found: dict[str, Any], location: str, done: Published) -> None:
-    """Makes a manifest record that of the native file at ``location``."""
-    source = {"kind": "hf", "location": location}
-    if found["layout"] == "native":
-        repo_id = location.partition("@")[0]
-        others = [s for s in found["sources"] if not s["location"].startswith(f"{repo_id}@")]
-        embedded = [s for s in others if s["kind"] == "embedded"]
-        rest = [s for s in others if s["kind"] != "embedded"]
-        found["sources"] = [*embedded, source, *rest]
-    else:
-        told = ("layout", "sha256", "size_bytes", "sources", "channel_order", "unverified")
-        found["converted_from"] = {key: found[key] for key in told if key in found}
-        found |= {"layout": "native", "sources": [source]}
-        found.pop("channel_order", None)
-    found |= {"sha256": done.sha256, "size_bytes": done.size_bytes}
-    if found.get("status", "listed") == "listed":
-        found["status"] = "loaded"
-    # The shapes of the converted file have decided these.
-    doubtful = [name for name in found.pop("unverified", ()) if not name.startswith("config.")]
-    if doubtful:
-        found["unverified"] = doubtful
