@@ -156,6 +156,8 @@ def test_the_protocol_tells_what_was_measured(
         next(loaded.parameters()).view(-1)[0] += 1e-6
     moved = tsz.evaluate(loaded, streets, progress=False).protocol
     assert moved.model["weights_sha256"] != digests[0]
+    fused = tsz.evaluate(loaded.fuse(), streets, progress=False).protocol
+    assert fused.model["weights_sha256"] == ""
 
 
 def test_differences_are_named_and_decisive_ones_come_first(evaluation: Evaluation) -> None:

@@ -80,7 +80,7 @@ class Protocol:
         data: ``labels`` (name of the label set), ``classes``, ``count`` of pictures,
             ``files_sha256`` (see ``list_digest``) and ``labelled_pixels``.
         model: ``name``, ``config`` and ``weights_sha256``: digest of the tensors as a native file
-            without description has them.
+            without description has them; "" of a fused model, whose tensors are others.
         mode: inference mode in its JSON-able form: scales, flip, windows, strides, merge.
         preprocess: how pictures became input, in its JSON-able form.
         label_size: [height, width] that label maps were brought to; ``None`` for their own.
@@ -171,7 +171,7 @@ def describe_run(
         model={
             "name": model.config.model,
             "config": model.config.to_dict(),
-            "weights_sha256": _weights_digest(model),
+            "weights_sha256": "" if model.fused else _weights_digest(model),
         },
         mode=mode.to_dict(),
         preprocess=model.preprocess.to_dict(),
