@@ -7,6 +7,7 @@ import re
 from typing import TYPE_CHECKING
 
 from torchseg_zoo.errors import ArgumentError
+from torchseg_zoo.weights import terms
 
 if TYPE_CHECKING:
     from torchseg_zoo.models.base import SegmentationModel
@@ -78,6 +79,9 @@ def _run(options: argparse.Namespace) -> int:
     print(f"\ncheckpoints: {'none released' if not entries else ''}")
     for entry in entries:
         _print_checkpoint(entry)
+    for absent in manifest.unreleased():
+        if absent.model == name:
+            print(f"  {name}.{absent.tag} is not to be had: {absent.why}; {absent.fix}")
     if model.paper is not None:
         print(f"\npaper: {model.paper.title}, {model.paper.venue}, {model.paper.url}\n")
         print(model.paper.bibtex())
@@ -85,12 +89,18 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _print_checkpoint(entry: Checkpoint) -> None:
-    print(f"  {entry.name}  [{entry.status}]  {entry.origin}")
+    print(
+        f"  {entry.name}  [{entry.status}: {terms.STATUS_MEANINGS[entry.status]}]  {entry.origin}"
+    )
     for metric in entry.metrics:
         where = f"{metric.dataset} {metric.split} {metric.mode}".strip()
         print(f"    {metric.miou_percent:.2f} % mIoU, {where}: {metric.protocol or metric.source}")
-    for what, licence in entry.licenses.items():
-        print(f"    licence of the {what}: {licence}")
+        if "miou_percent" in metric.paper:
+            print(f"      in the paper: {metric.paper['miou_percent']:.2f} % mIoU")
+    for part, what in terms.PARTS.items():
+        print(f"    licence of the {what}: {entry.licenses.get(part) or 'not stated'}")
+    if entry.note:
+        print(f"    note: {entry.note}")
 
 
 def _print(rows: dict[str, str]) -> None:

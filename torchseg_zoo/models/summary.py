@@ -52,13 +52,16 @@ def summary(model: SegmentationModel, *, size: Size | None = None) -> Summary:
     """Counts a model's parameters and work; nothing is computed, so big sizes cost nothing.
 
     Args:
-        model: any model, on any device; it is not changed.
+        model: any model, on any device; it is not changed. A fused one is counted as it was built.
         size: (height, width) of the picture; by default 512×1024, or the nearest size that works.
 
     Raises:
         InputShapeError: if the model cannot take ``size``.
     """
     size = size or model.input_rule.nearest(512, 1024)
+    if model.fused:  # its auxiliary heads are gone, and its convolutions may count otherwise
+        with torch.device("meta"):
+            model = type(model)(model.config)
     shadow = copy.deepcopy(model).to("meta").eval()
     x = torch.empty(1, model.config.in_channels, *size, device="meta")
     with torch.no_grad():
