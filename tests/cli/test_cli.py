@@ -292,7 +292,7 @@ def test_evaluate_prints_a_table_and_writes_json(call, data: Path, checkpoint: P
 
 
 def test_evaluate_writes_a_report_that_replays(call, data: Path, checkpoint: Path) -> None:
-    done = call("evaluate", "-c", checkpoint, "--data", data, "-o", "out")
+    done = call("evaluate", "-c", checkpoint, "--data", data.name, "-o", "out")
     assert done.code == 0
     assert done.out.endswith("out/report.html\nout/card.json\n")
     assert "boundary IoU" in done.out and "calibration err." in done.out
@@ -300,6 +300,7 @@ def test_evaluate_writes_a_report_that_replays(call, data: Path, checkpoint: Pat
     assert again.code == 0 and again.out.startswith("the score holds: mean IoU ")
     card = json.loads(Path("out/card.json").read_text())
     assert json.loads(Path("again.json").read_text())["miou_percent"] == card["miou_percent"]
+    assert card["protocol"]["origin"]["data"] == str(data)
     # The data have moved, and the pictures are the same.
     data.rename(data.with_name("moved"))
     gone = call("evaluate", "--replay", "out/card.json")

@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from torchseg_zoo.inference import tail
 from torchseg_zoo.inference.prediction import Confidence
@@ -93,6 +94,28 @@ def test_confidences_at_their_ends(kind: Confidence) -> None:
     for logits, want in ((even, least), (sure, 1), (torch.zeros(1, 1, 2, 2), 1)):
         found = tail.confidence(logits, (3, 3), align_corners=False, kind=kind)
         torch.testing.assert_close(found, torch.full((1, 3, 3), float(want)), atol=1e-6, rtol=0)
+
+
+class Largest(TorchDispatchMode):
+    """Elements of the largest tensor that any operation makes."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        found = function(*args, **(kwargs or {}))
+        for one in found if isinstance(found, tuple) else (found,):
+            if isinstance(one, Tensor):
+                self.elements = max(self.elements, one.numel())
+        return found
+
+
+@pytest.mark.parametrize("kind", ["probability", "margin", "entropy"])
+def test_no_full_size_logits_exist(kind: Confidence) -> None:
+    logits, size = logits_of(1, 19, (32, 64)), (512, 1024)
+    with Largest() as largest:
+        tail.confidence(logits, size, align_corners=True, kind=kind, temperature=2.0)
+        tail.label_map(logits, size, align_corners=True)
+    assert largest.elements == size[0] * size[1]  # the map itself; 19 times that would be logits
 
 
 @pytest.mark.parametrize("elements", [1, 1000, 2**18])

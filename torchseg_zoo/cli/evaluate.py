@@ -119,11 +119,21 @@ def _origin(options: argparse.Namespace) -> Origin:
 
     return Origin(
         checkpoint="" if options.checkpoint else options.model,
-        file=options.checkpoint or "",
-        data=options.data,
+        file=_lasting(options.checkpoint or ""),
+        data=_lasting(options.data),
         split=options.split,
-        root=options.root or "",
+        root=_lasting(options.root or ""),
     )
+
+
+def _lasting(place: str) -> str:
+    """A path, or ``NAME:PATH``, that means the same in every folder; other words as they are."""
+    name, colon, path = place.partition(":")
+    if place and place != "drawn" and Path(place).exists():
+        return str(Path(place).absolute())
+    if colon and path and Path(path).exists():
+        return f"{name}:{Path(path).absolute()}"
+    return place
 
 
 def _report(
