@@ -21,7 +21,7 @@ from torchseg_zoo import errors
 from torchseg_zoo.cli import main
 from torchseg_zoo.errors import ZooError
 
-VERBS = ("list", "predict", "evaluate", "calibrate", "train")
+VERBS = ("list", "prepare", "predict", "evaluate", "calibrate", "train")
 
 
 class Done(NamedTuple):

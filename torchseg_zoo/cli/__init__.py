@@ -14,7 +14,17 @@ from torchseg_zoo.errors import ZooError
 
 __all__ = ["main"]
 
-_VERBS = ("list", "info", "predict", "predict_large", "evaluate", "calibrate", "train", "weights")
+_VERBS = (
+    "list",
+    "info",
+    "prepare",
+    "predict",
+    "predict_large",
+    "evaluate",
+    "calibrate",
+    "train",
+    "weights",
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from functools import partial
 
 from torchseg_zoo.cli._options import add_model, open_model
 from torchseg_zoo.files import printable
@@ -21,7 +22,14 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
         "several pictures could not be labelled; the others are.",
     )
     parser.add_argument(
-        "inputs", nargs="+", metavar="IMAGE", help="picture, folder of pictures, or 'glob'"
+        "inputs", nargs="*", metavar="IMAGE", help="picture, folder of pictures, or 'glob'"
+    )
+    parser.add_argument(
+        "--list", metavar="FILE",
+        help="label the pictures that a list names, one in a line; labels beside them are ignored",
+    )  # fmt: skip
+    parser.add_argument(
+        "--root", help="folder that the paths in the list start from (default: the list's own)"
     )
     add_model(parser)
     parser.add_argument(
@@ -31,19 +39,46 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     parser.add_argument("--labels", action="store_true", help="also write class indices as PNG")
     parser.add_argument("--confidence", action="store_true", help="also write confidence as PNG")
     parser.add_argument("--json", action="store_true", help="print one JSON line per picture")
-    parser.set_defaults(run=_run)
+    parser.add_argument(
+        "--shard", type=parse_shard, metavar="I/N",
+        help="label only every N-th picture from the I-th on (1/N to N/N, each on a machine)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--resume", action="store_true",
+        help="leave out what OUT's record says is done; what failed is tried again",
+    )  # fmt: skip
+    parser.set_defaults(run=partial(_run, parser))
 
 
-def _run(options: argparse.Namespace) -> int:
-    from torchseg_zoo.inference.batch import find_pictures, predict_files
+def parse_shard(text: str) -> tuple[int, int]:
+    """``3/64`` → (3, 64)."""
+    index, slash, count = text.partition("/")
+    if not (slash and index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
+        raise argparse.ArgumentTypeError(f"{text!r} is no shard; give 1/N to N/N, such as 3/64")
+    return int(index), int(count)
 
-    pictures = find_pictures(options.inputs)
+
+def _run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
+    if not (options.inputs or options.list):
+        parser.error("nothing to label: give pictures, or --list FILE")
+
+    from torchseg_zoo.data.datasets import read_list
+    from torchseg_zoo.inference.batch import predict_files
+    from torchseg_zoo.inference.jobs import find_pictures
+    from torchseg_zoo.inference.predictor import Predictor
+
+    listed = read_list(options.list, root=options.root) if options.list else []
+    pictures = find_pictures([*options.inputs, *(image for image, _ in listed)])
+    model = open_model(options)
     report = predict_files(
-        open_model(options),
+        # Preparing a model takes longer than a picture does.
+        model if len(pictures) == 1 else Predictor(model),
         pictures,
         options.out,
         labels=options.labels,
         confidence=options.confidence,
+        shard=options.shard,
+        resume=options.resume,
         progress=len(pictures) > 1 and not options.json,
     )
     for result in report.done:

@@ -230,7 +230,7 @@ def _content(value: Any, name: str) -> bytes | str:
 
 def _stored_map(value: Any, where: str) -> np.ndarray:
     """A label map as the table holds it → (H, W) uint8."""
-    if isinstance(value, dict):
+    if value is None or isinstance(value, dict):
         return read_label(_content(value, where), name=where)
     try:
         numbers = np.asarray(value)
