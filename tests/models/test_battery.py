@@ -166,6 +166,41 @@ def test_exports_with_dynamic_size(name: str) -> None:
         torch.testing.assert_close(program.module()(other), model(other), atol=1e-5, rtol=1e-4)
 
 
+def assert_exports_with_named_size(name: str) -> None:
+    model = build(name).eval()
+    if model.input_rule.fixed:
+        return
+    height, width = (torch.export.Dim(side, min=2, max=64) for side in ("h", "w"))
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        program = torch.export.export(
+            model, (torch.randn(1, 3, 64, 96),), dynamic_shapes=({2: 32 * height, 3: 32 * width},)
+        )
+    for size in ((64, 64), (96, 160)):
+        x = torch.randn(1, 3, *size)
+        with torch.inference_mode():
+            torch.testing.assert_close(program.module()(x), model(x), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["encnet_r50", "fcn_r50", "pspnet_r50"])
+def test_exports_with_a_named_size(name: str) -> None:
+    assert_exports_with_named_size(name)
+
+
+@pytest.mark.soak
+@every_family
+def test_every_family_exports_with_a_named_size(name: str) -> None:
+    assert_exports_with_named_size(name)
+
+
+def test_compiles_in_one_graph() -> None:
+    model = build("fcn_r50").eval()
+    x = picture(model)
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
+    with torch.inference_mode():
+        torch.testing.assert_close(compiled(x), model(x))
+
+
 @every_family
 def test_a_batch_of_one_cannot_train_pooled_norms(name: str) -> None:
     model = build(name).train()

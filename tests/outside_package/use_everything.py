@@ -157,7 +157,7 @@ def prediction_and_training() -> None:
 
 def exporting() -> None:
     side = torch.export.Dim
-    sizes = {2: 32 * side("h", min=1, max=64), 3: 32 * side("w", min=1, max=64)}
+    sizes = {2: 32 * side("h", min=2, max=64), 3: 32 * side("w", min=2, max=64)}
     for name, model in models().items():
         if "both" not in name and "PSPNet" not in name:
             continue

@@ -40,6 +40,15 @@ class SegmentationModel(nn.Module, abc.ABC):
     ``model(x)`` takes a normalised (N, C, H, W) float tensor and returns logits (N, K, H, W), in
     training and evaluation alike. To label pictures, use ``torchseg_zoo.predict``: it normalises.
 
+    A family of your own takes its configuration, builds ``self.backbone`` with ``create_backbone``,
+    and implements ``head_logits`` and ``classifiers``; heads that only training needs go into
+    ``self.aux_heads``, a ``ModuleDict``. ``examples/custom_head.py`` is a whole one.
+
+    ``torch.export`` takes any height and width as ``Dim.DYNAMIC``. It cannot prove for any named
+    ``Dim`` what rounding in strided layers means; it can for multiples of the deepest stride, so
+    name those: ``{2: 32 * Dim("h", min=2, max=64), 3: 32 * Dim("w", min=2, max=64)}``. Either way
+    it takes a side of one position for a case of its own: the exported model needs at least two.
+
     Args:
         config: rebuilds the model.
 
@@ -201,9 +210,7 @@ class SegmentationModel(nn.Module, abc.ABC):
                 unchanged then.
         """
         if strict:
-            check_fits(
-                self, state_dict, where="state_dict", holds=describe_state, same_types=False
-            )
+            check_fits(self, state_dict, where="state_dict", holds=describe_state, same_types=False)
         return super().load_state_dict(state_dict, strict=strict, assign=assign)
 
     def fuse(self) -> Self:
