@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import builtins
 import io
+import json
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +140,19 @@ def test_one_table_and_a_folder_of_parquet(tmp_path: Path) -> None:
     parquet.mkdir()
     datasets.load_from_disk(source).to_parquet(str(parquet / "train-00000.parquet"))
     assert_samples(hugging_face(str(parquet), "train", generic_labels(3)))
+
+
+def test_a_folder_of_files_with_their_list_also_in_another_process(tmp_path: Path) -> None:
+    lines = []
+    (tmp_path / "train").mkdir()
+    for index in range(2):
+        (tmp_path / "train" / f"{index}.png").write_bytes(pictures()[index]["bytes"])
+        (tmp_path / "train" / f"{index}_mask.png").write_bytes(maps()[index]["bytes"])
+        lines.append({"image_file_name": f"{index}.png", "mask_file_name": f"{index}_mask.png"})
+    (tmp_path / "train" / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    dataset = hugging_face(str(tmp_path), "train", generic_labels(3))
+    assert_samples(dataset)
+    assert_samples(pickle.loads(pickle.dumps(dataset)))  # as workers that prepare samples get it
 
 
 def test_pictures_without_labels(tmp_path: Path) -> None:

@@ -87,7 +87,7 @@ def test_the_coarse_annotations(tmp_path: Path) -> None:
     assert all("gtCoarse" in str(label) for _, label in dataset.pairs) and len(dataset) == 2
     with pytest.raises(DataError, match=r"train_extra: no such folder; put .*_trainextra\.zip"):
         opened(f"cityscapes_coarse:{tmp_path}", "train_extra")
-    with pytest.raises(DataError, match="not a Cityscapes folder: there is no gtFine"):
+    with pytest.raises(DataError, match="not the folder of Cityscapes: there is no gtFine"):
         opened(f"cityscapes:{tmp_path}")
 
 

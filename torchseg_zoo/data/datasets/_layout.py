@@ -62,7 +62,7 @@ def require_root(root: str | os.PathLike[str], name: str, marks: Sequence[str], 
         )
     lacking = ", ".join(mark for mark in marks if not (root / mark).exists())
     raise DataError(
-        f"not a {name} folder: there is no {lacking}",
+        f"not the folder of {name}: there is no {lacking}",
         where=printable(root),
         fix=f"give the folder that holds {put}",
     )
