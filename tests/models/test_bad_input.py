@@ -13,9 +13,10 @@ from foreign_shapes import mmseg
 from torch import Tensor
 
 import torchseg_zoo as tsz
-from torchseg_zoo.errors import CheckpointFormatError, InputShapeError, ZooError
-from torchseg_zoo.models.base import InputRule, SegmentationModel
+from torchseg_zoo.errors import ArgumentError, CheckpointFormatError, InputShapeError, ZooError
+from torchseg_zoo.models.base import InputRule, ModelConfig, SegmentationModel
 from torchseg_zoo.registry import create_model, list_models, model_factory
+from torchseg_zoo.types import SegOutput
 
 TINY = "test_resnet"
 FAMILIES = sorted(
@@ -121,6 +122,19 @@ def test_other_failures_pass_through() -> None:
     model.backbone.forward = fail  # type: ignore[method-assign]
     with pytest.raises(RuntimeError, match="out of memory"):
         model(torch.zeros(1, 3, 32, 32))
+
+
+def test_a_family_without_a_classifier_is_told() -> None:
+    class Headless(SegmentationModel):
+        config_class = ModelConfig
+
+        def head_logits(self, x: Tensor, *, with_aux: bool) -> SegOutput:
+            return SegOutput(x, {})
+
+    model = Headless(ModelConfig("headless", "none", num_classes=3))
+    with pytest.raises(ArgumentError, match=r"Headless has no head\.classifier.*override"):
+        model.reset_classifier(4)
+    assert model.num_classes == 3
 
 
 # States

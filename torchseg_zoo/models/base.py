@@ -41,8 +41,9 @@ class SegmentationModel(nn.Module, abc.ABC):
     training and evaluation alike. To label pictures, use ``torchseg_zoo.predict``: it normalises.
 
     A family of your own takes its configuration, builds ``self.backbone`` with ``create_backbone``,
-    and implements ``head_logits`` and ``classifiers``; heads that only training needs go into
-    ``self.aux_heads``, a ``ModuleDict``. ``examples/custom_head.py`` is a whole one.
+    and implements ``head_logits``. What puts out the classes is ``self.head.classifier``; heads
+    that only training needs go into ``self.aux_heads``, a ``ModuleDict``.
+    ``examples/custom_head.py`` is a whole one.
 
     ``torch.export`` takes any height and width as ``Dim.DYNAMIC``. It cannot prove for any named
     ``Dim`` what rounding in strided layers means; it can for multiples of the deepest stride, so
@@ -104,9 +105,28 @@ class SegmentationModel(nn.Module, abc.ABC):
     def head_logits(self, x: Tensor, *, with_aux: bool) -> SegOutput:
         """Logits at the heads' own strides; ``aux`` is empty unless asked for."""
 
-    @abc.abstractmethod
     def classifiers(self) -> dict[str, nn.Conv2d]:
-        """Path → convolution of every layer whose output channels are the classes."""
+        """Path → convolution of every layer whose output channels are the classes.
+
+        Those are called ``classifier``, in ``head`` and in each of ``aux_heads``. A family that
+        names them otherwise says so by a method of its own.
+        """
+        heads = {
+            name: head
+            for name, head in self.named_modules()
+            if name == "head" or (name.startswith("aux_heads.") and name.count(".") == 1)
+        }
+        found = {
+            f"{name}.classifier": getattr(head, "classifier", None) for name, head in heads.items()
+        }
+        layers = {path: layer for path, layer in found.items() if isinstance(layer, nn.Conv2d)}
+        if not layers:
+            raise ArgumentError(
+                f"{type(self).__name__} has no head.classifier",
+                where=self.config.model,
+                fix="give it one, or override classifiers()",
+            )
+        return layers
 
     def forward(
         self, x: Tensor, *, with_aux: bool = False, upsample: bool = True
@@ -213,12 +233,15 @@ class SegmentationModel(nn.Module, abc.ABC):
             check_fits(self, state_dict, where="state_dict", holds=describe_state, same_types=False)
         return super().load_state_dict(state_dict, strict=strict, assign=assign)
 
-    def fuse(self) -> Self:
+    def fuse(self, *, winograd: bool = True) -> Self:
         """Prepares the model for inference, in place: no batch norms, channels-last weights.
 
-        On a CPU, wide 3×3 convolutions are computed by Winograd's algorithm, for which they keep
-        four more copies of their weights. Outputs stay equal up to rounding. A fused model can
-        neither be trained nor saved, and its auxiliary heads are removed.
+        Outputs stay equal up to rounding. A fused model can neither be trained nor saved, and its
+        auxiliary heads are removed.
+
+        Args:
+            winograd: on a CPU, compute wide 3×3 convolutions by Winograd's algorithm, for which
+                they keep four more copies of their weights.
 
         Returns:
             The model itself, in evaluation mode.
@@ -233,7 +256,8 @@ class SegmentationModel(nn.Module, abc.ABC):
         fold_norms(self, foldable_norms(self, lambda model: model(x)))
         self.requires_grad_(False)
         self.to(memory_format=torch.channels_last)
-        speed_up_convs(self)
+        if winograd:
+            speed_up_convs(self)
         self.fused = True
         return self
 

@@ -233,13 +233,6 @@ class BiSeNet(SegmentationModel):
             align_corners=self._context_corners,
         )
 
-    def classifiers(self) -> dict[str, nn.Conv2d]:
-        heads = ["head", *(f"aux_heads.{name}" for name in self.aux_heads)]
-        return {
-            f"{head}.classifier": self.get_submodule(f"{head}.classifier")  # type: ignore[misc]
-            for head in heads
-        }
-
 
 @register_model
 def bisenet_r18(

@@ -181,10 +181,6 @@ class DeepLab(SegmentationModel):
         aux = {name: head(maps[-2]) for name, head in self.aux_heads.items()} if with_aux else {}
         return SegOutput(self._logits(maps), aux)
 
-    def classifiers(self) -> dict[str, nn.Conv2d]:
-        paths = ["head.classifier", *(f"aux_heads.{name}.classifier" for name in self.aux_heads)]
-        return {path: self.get_submodule(path) for path in paths}  # type: ignore[misc]
-
 
 class DeepLabV3Head(nn.Sequential):
     """ASPP, a 3×3 where one is configured, and the classifier, all at the deepest map's stride."""

@@ -189,9 +189,6 @@ class DenseASPP(SegmentationModel):
         (deep,) = self.backbone(x)
         return SegOutput(self.head(self.neck(deep)), {})
 
-    def classifiers(self) -> dict[str, nn.Conv2d]:
-        return {"head.classifier": self.head.classifier}
-
 
 def _build(
     model: str,

@@ -218,16 +218,6 @@ class DFN(SegmentationModel):
         aux.update(zip(BORDER_OUTPUTS, borders, strict=True))
         return SegOutput(logits, aux)
 
-    def classifiers(self) -> dict[str, nn.Conv2d]:
-        return {
-            "head.classifier": self.head.classifier,
-            **{
-                f"aux_heads.{name}.classifier": head.classifier
-                for name, head in self.aux_heads.items()
-                if isinstance(head, RefinedHead)
-            },
-        }
-
 
 @register_model
 def dfn_r101(

@@ -234,13 +234,6 @@ class EncNet(SegmentationModel):
             logits, {name: head(read_by[name]) for name, head in self.aux_heads.items()}
         )
 
-    def classifiers(self) -> dict[str, nn.Conv2d]:
-        heads = ["head", *(f"aux_heads.{name}" for name in self.aux_heads)]
-        return {
-            f"{head}.classifier": self.get_submodule(f"{head}.classifier")  # type: ignore[misc]
-            for head in heads
-        }
-
 
 @register_model
 def encnet_r50(

@@ -180,13 +180,6 @@ class OCNet(SegmentationModel):
         aux = {name: head(middle) for name, head in self.aux_heads.items()} if with_aux else {}
         return SegOutput(self.head(deep), aux)
 
-    def classifiers(self) -> dict[str, nn.Conv2d]:
-        heads = ["head", *(f"aux_heads.{name}" for name in self.aux_heads)]
-        return {
-            f"{head}.classifier": self.get_submodule(f"{head}.classifier")  # type: ignore[misc]
-            for head in heads
-        }
-
     def _check_input(self, x: Tensor) -> None:
         super()._check_input(x)
         least = 2 * self.backbone.strides[-1]

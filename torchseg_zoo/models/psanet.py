@@ -328,13 +328,6 @@ class PSANet(SegmentationModel):
         aux = {name: head(middle) for name, head in self.aux_heads.items()} if with_aux else {}
         return SegOutput(self.head(deep), aux)
 
-    def classifiers(self) -> dict[str, nn.Conv2d]:
-        heads = ["head", *(f"aux_heads.{name}" for name in self.aux_heads)]
-        return {
-            f"{head}.classifier": self.get_submodule(f"{head}.classifier")  # type: ignore[misc]
-            for head in heads
-        }
-
 
 @register_model
 def psanet_r50(

@@ -70,11 +70,6 @@ class Lite(SegmentationModel):
         aux = {"middle": self.aux_heads["middle"](middle)} if with_aux else {}
         return SegOutput(self.head(middle, deep), aux)
 
-    def classifiers(self) -> dict[str, nn.Conv2d]:
-        """Both layers that put out classes."""
-        paths = ("head.classifier", "aux_heads.middle.classifier")
-        return {path: self.get_submodule(path) for path in paths}  # type: ignore[misc]
-
 
 @tsz.register_model
 def lite_r18(
