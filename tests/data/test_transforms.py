@@ -180,8 +180,8 @@ def test_what_is_switched_off_stays_off() -> None:
 
 
 @pytest.mark.parametrize("crop", [(16, 16), (60, 16), (60, 80)])
-def test_augmentation_is_mirror_resize_crop_pad_in_that_order(crop: tuple[int, int]) -> None:
-    augmentation = Augmentation(crop=crop, scales=(0.5, 1.75), brightness=0.5)
+def test_exact_is_mirror_resize_crop_pad_in_that_order(crop: tuple[int, int]) -> None:
+    augmentation = Augmentation(crop=crop, scales=(0.5, 1.75), brightness=0.5, exact=True)
     one = sample()
     assert one.label is not None
     for index in range(12):
@@ -198,8 +198,45 @@ def test_augmentation_is_mirror_resize_crop_pad_in_that_order(crop: tuple[int, i
         assert got_image.dtype == got_label.dtype == np.uint8
 
 
-def test_tiny_pictures_survive_small_scales() -> None:
-    image, label = Augmentation(crop=(4, 4), scales=(0.1,))(sample(1, 3), generator(0, 0, 0))
+def ramp(height: int, width: int) -> Sample:
+    """Every pixel says where it is: rows in red, columns in green; labels say the row."""
+    row, column = np.mgrid[0:height, 0:width].astype(np.uint8)
+    return Sample("ramp", np.stack([row * 3, column * 2, row], axis=2), row)
+
+
+@pytest.mark.parametrize("crop", [(16, 24), (90, 24), (90, 200)])
+def test_cutting_first_is_within_a_pixel_of_the_exact_order(crop: tuple[int, int]) -> None:
+    one = ramp(70, 110)
+    options = {"crop": crop, "scales": (0.4, 2.5), "continuous": True}
+    cut_first, exact = Augmentation(**options), Augmentation(**options, exact=True)
+    for index in range(60):
+        image, label = cut_first(one, generator(2, 0, index))
+        want_image, want_label = exact(one, generator(2, 0, index))
+        assert image.shape == want_image.shape and image.dtype == label.dtype == np.uint8
+        # The same pixels are padding; one source pixel is 3 levels of red and 2 of green.
+        np.testing.assert_array_equal(label == 255, want_label == 255)
+        inside = label != 255
+        difference = np.abs(image.astype(int) - want_image)[inside]
+        assert tuple(difference.max(0)) <= (3 + 1, 2 + 1, 1 + 1)
+        assert np.abs(label.astype(int) - want_label)[inside].max() <= 2
+        # Picture and labels stay on each other: blue and label are both the source's row.
+        assert np.abs(image[inside][:, 2].astype(int) - label[inside]).max() <= 1
+
+
+def test_light_is_the_rounded_product() -> None:
+    augmentation = Augmentation(crop=(23, 31), mirror=False, brightness=0.5)
+    one = sample()
+    for index in range(5):
+        plan = augmentation.plan((23, 31), generator(4, 0, index))
+        lit = np.minimum(np.floor(one.image * plan.gain + 0.5), 255)
+        image, _ = augmentation(one, generator(4, 0, index))
+        np.testing.assert_array_equal(image, lit)
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_tiny_pictures_survive_small_scales(exact: bool) -> None:
+    augmentation = Augmentation(crop=(4, 4), scales=(0.1,), exact=exact)
+    image, label = augmentation(sample(1, 3), generator(0, 0, 0))
     assert image.shape == (4, 4, 3)
     assert (label != 255).sum() == 1
 
