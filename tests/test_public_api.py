@@ -39,8 +39,12 @@ SIGNATURES = {
     " pixels: 'int' = 262144, progress: 'bool' = True) -> 'Calibration'",
     "evaluate": "(model: 'SegmentationModel', dataset: 'Dataset', *, mode: 'Mode | None' = None,"
     " label_size: 'Size | None' = None, boundary_share: 'float | None' = None,"
-    " reliability: 'bool' = False, origin: 'Origin | None' = None, progress: 'bool' = True)"
-    " -> 'Evaluation'",
+    " reliability: 'bool' = False, on_bad_sample: 'OnBadSample' = 'stop', fast: 'bool' = False,"
+    " workers: 'Workers | Ranks | None' = None, record: 'str | os.PathLike[str] | None' = None,"
+    " resume: 'bool' = False, save_labels: 'str | os.PathLike[str] | None' = None,"
+    " save_pictures: 'str | os.PathLike[str] | None' = None,"
+    " watch: 'Callable[[PictureScore, Scores], object] | None' = None,"
+    " origin: 'Origin | None' = None, progress: 'bool' = True) -> 'Evaluation'",
     "from_pretrained": "(repo_or_folder: 'str | os.PathLike[str]', *,"
     " revision: 'str | None' = None, token: 'str | bool | None' = None,"
     " cache_dir: 'str | os.PathLike[str] | None' = None,"

@@ -12,6 +12,7 @@ __all__ = [
     "CheckpointFormatError",
     "DataError",
     "DownloadError",
+    "EvaluationError",
     "ExportError",
     "InputShapeError",
     "IntegrityError",
@@ -153,6 +154,12 @@ class MissingExtraError(ZooError, ImportError):
     """An optional dependency is not installed."""
 
     exit_code = 22
+
+
+class EvaluationError(ZooError, RuntimeError):
+    """An evaluation cannot go on: the processes that did it are gone."""
+
+    exit_code = 23
 
 
 def described(value: object) -> str:

@@ -437,7 +437,8 @@ def test_the_page_shows_classes_confusion_calibration_and_pictures(
     assert "https:" not in text and "prefers-color-scheme: dark" in text
 
 
-def test_names_cannot_become_part_of_the_page(model: SegmentationModel, tmp_path: Path) -> None:
+def test_names_cannot_become_part_of_the_page(tmp_path: Path) -> None:
+    model = tsz.bisenet_x39(pretrained="camvid")
     attack = "<script>alert(1)</script>\"'&"
     base = DrawnStreets(1, seed=7, size=SIZE)
     labels = dataclasses.replace(CAMVID, name=attack, classes=(attack, *CAMVID.classes[1:]))
@@ -447,7 +448,7 @@ def test_names_cannot_become_part_of_the_page(model: SegmentationModel, tmp_path
         pass
 
     hostile = Hostile(base, 0, dataclasses.replace(sample, name=f"{attack}\udcff.png"))
-    hostile.labels = labels
+    hostile.labels = model.labels = labels
     origin = Origin(checkpoint=attack, data=f"{attack}\udcff", split=attack)
     found = tsz.evaluate(model, hostile, origin=origin, progress=False)
     report = write_report(found, model, hostile, tmp_path)

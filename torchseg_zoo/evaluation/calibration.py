@@ -20,7 +20,7 @@ from torch import Tensor
 
 from torchseg_zoo.data.sample import Dataset
 from torchseg_zoo.errors import ArgumentError, DataError
-from torchseg_zoo.evaluation.evaluate import check_classes, scored_samples
+from torchseg_zoo.evaluation.samples import check_classes, scored_samples
 from torchseg_zoo.inference.modes import Mode, default_mode
 from torchseg_zoo.inference.scoring import Scored
 from torchseg_zoo.metrics import Reliability, ReliabilityCounts
@@ -97,7 +97,7 @@ def calibrate(
     mode = default_mode(model.input_rule) if mode is None else mode
     share = max(1, pixels // len(dataset))
     found: list[tuple[Tensor, Tensor]] = []
-    for _, _, truth, result in scored_samples(model, dataset, mode, progress=progress):
+    for truth, result in scored_samples(model, dataset, mode, progress=progress):
         labelled = (truth < model.num_classes) & (truth != dataset.labels.ignore_index)
         places = labelled.reshape(-1).nonzero()[:, 0]
         if len(places):

@@ -2,36 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import os
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Literal, get_args
 
-import numpy as np
-import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from torchseg_zoo.data.sample import Dataset
-from torchseg_zoo.data.transforms import resize_label
-from torchseg_zoo.errors import DataError
-from torchseg_zoo.evaluation.protocol import Origin, describe_run, list_digest
-from torchseg_zoo.evaluation.result import Evaluation, PictureScore
-from torchseg_zoo.inference.modes import Mode, default_mode
-from torchseg_zoo.inference.scoring import Scored, score
-from torchseg_zoo.metrics import (
-    BoundaryOverlap,
-    ConfusionMatrix,
-    ReliabilityCounts,
-    count_pairs,
-    overlaps,
-    picture_scores,
+from torchseg_zoo.distributed import Ranks
+from torchseg_zoo.errors import ArgumentError, DataError
+from torchseg_zoo.evaluation.counts import Outcome, PictureCounts, Tally
+from torchseg_zoo.evaluation.measure import ENOUGH, Plan, measured
+from torchseg_zoo.evaluation.outputs import plan_outputs
+from torchseg_zoo.evaluation.protocol import (
+    METRICS_VERSION,
+    Origin,
+    describe_device,
+    describe_run,
+    list_digest,
+    software,
 )
+from torchseg_zoo.evaluation.record import EvaluationRecord, clear_records
+from torchseg_zoo.evaluation.result import Evaluation, PictureScore
+from torchseg_zoo.evaluation.samples import check_classes
+from torchseg_zoo.evaluation.workers import Workers
+from torchseg_zoo.files import printable
+from torchseg_zoo.inference.modes import (
+    Mode,
+    MultiScaleFlip,
+    Sliding,
+    check_mode,
+    default_mode,
+)
+from torchseg_zoo.metrics import Scores
 from torchseg_zoo.models.base import SegmentationModel
 from torchseg_zoo.types import Size
+from torchseg_zoo.weights.save import tensors_digest
 
-__all__ = ["check_classes", "evaluate", "evaluating", "scored_samples"]
+__all__ = ["OnBadSample", "evaluate"]
+
+OnBadSample = Literal["stop", "skip"]
 
 
-@torch.inference_mode()
 def evaluate(
     model: SegmentationModel,
     dataset: Dataset,
@@ -40,10 +55,21 @@ def evaluate(
     label_size: Size | None = None,
     boundary_share: float | None = None,
     reliability: bool = False,
+    on_bad_sample: OnBadSample = "stop",
+    fast: bool = False,
+    workers: Workers | Ranks | None = None,
+    record: str | os.PathLike[str] | None = None,
+    resume: bool = False,
+    save_labels: str | os.PathLike[str] | None = None,
+    save_pictures: str | os.PathLike[str] | None = None,
+    watch: Callable[[PictureScore, Scores], object] | None = None,
     origin: Origin | None = None,
     progress: bool = True,
 ) -> Evaluation:
     """Scores a model at the size of the label maps.
+
+    Scores are made of whole numbers per picture. So they do not depend on who counted which
+    picture, in which order, or after how many interruptions.
 
     Args:
         model: the model; whether it was training is put back afterwards.
@@ -55,135 +81,231 @@ def evaluate(
         boundary_share: also measure boundary IoU, in bands of this share of the picture's diagonal;
             see ``metrics.BoundaryOverlap``.
         reliability: also measure whether confidences are true; they take some time.
+        on_bad_sample: ``"skip"`` leaves out samples that cannot be read and lists them in the
+            result; ``"stop"`` raises for the first one.
+        fast: measure a fused copy of the model, as ``Predictor`` prepares it. Its logits differ by
+            about 1e-5, which moves single pixels; published digits are compared without it.
+        workers: processes to share the pictures among: ``Workers`` on this machine, or ``Ranks``
+            of a launcher, all of which must call this and get the same result.
+        record: folder to write down in what was counted, picture by picture.
+        resume: go on from the records in that folder.
+        save_labels: folder to write each predicted label map to, a palette PNG of class indices.
+        save_pictures: folder to write photo, truth and prediction to, side by side.
+        watch: called with each picture's score and the scores of all so far.
         origin: where model and data came from, for the protocol.
         progress: show a bar on stderr.
 
     Raises:
         ArgumentError: if the model cannot work in ``mode``, or an argument is out of range.
-        DataError: if the class counts differ, the set is empty, a sample has no labels, or no pixel
-            of all label maps has a class.
+        DataError: if the classes differ, the set is empty, a sample cannot be read or has no
+            labels, a file cannot be written, or no pixel of all label maps has a class.
+        ResumeError: if the record is of another run; it names the differences.
+        EvaluationError: if the processes that share the pictures died.
     """
-    labels = dataset.labels
-    check_classes(model, dataset)
-    mode = default_mode(model.input_rule) if mode is None else mode
-    matrix = ConfusionMatrix(model.num_classes, ignore_index=labels.ignore_index)
-    boundary = None
-    if boundary_share is not None:
-        boundary = BoundaryOverlap(
-            model.num_classes, ignore_index=labels.ignore_index, share=boundary_share
+    if on_bad_sample not in get_args(OnBadSample):
+        raise ArgumentError(
+            f"no way {on_bad_sample!r}", where="on_bad_sample", fix="give 'stop' or 'skip'"
         )
-    bins = ReliabilityCounts() if reliability else None
-    found: list[Tensor] = []
-    samples: list[tuple[str, Size]] = []
-    for name, size, truth, result in scored_samples(
-        model, dataset, mode, label_size=label_size, progress=progress
-    ):
-        predicted = result.labels()
-        pairs = count_pairs(truth, predicted, model.num_classes, ignore_index=labels.ignore_index)
-        matrix.add(pairs)
-        found.append(overlaps(pairs))
-        samples.append((name, size))
-        if boundary is not None:
-            boundary.update(truth, predicted)
-        if bins is not None:
-            labelled = (truth < model.num_classes) & (truth != labels.ignore_index)
-            confidence = result.confidence(temperature=model.temperature)
-            bins.update(confidence, truth == predicted, labelled)
-        del result  # merged scores are large; the next picture's must not lie beside them
-    counts = matrix.counts
+    if resume and record is None:
+        raise ArgumentError("there is no record", where="resume", fix="name the folder of one")
+    check_classes(model, dataset)
+    labels = dataset.labels
+    mode = default_mode(model.input_rule) if mode is None else mode
+    check_mode(mode, model.input_rule)
+    tally = Tally(
+        model.num_classes,
+        ignore_index=labels.ignore_index,
+        boundary_share=boundary_share,
+        reliability=reliability,
+    )
+    plan = Plan(
+        mode=mode,
+        label_size=label_size,
+        boundary_share=boundary_share,
+        reliability=reliability,
+        skip_bad=on_bad_sample == "skip",
+        fast=fast,
+        outputs=plan_outputs(dataset, save_labels, save_pictures),
+    )
+    origin = origin or Origin()
+    with ExitStack() as stack:
+        kept = None
+        if record is not None:
+            if isinstance(workers, Ranks) and not resume:
+                _clear_together(Path(record), workers)
+            run = _what_counts_depend_on(model, dataset, plan, origin, workers)
+            kept = EvaluationRecord(
+                Path(record),
+                run,
+                dataset,
+                plan.outputs,
+                num_classes=model.num_classes,
+                rank=workers.rank if isinstance(workers, Ranks) else 0,
+                resume=resume,
+            )
+            stack.enter_context(kept)
+        notice = _SmallPictures(model, mode)
+        for outcome in tqdm(
+            _outcomes(model, dataset, plan, workers, kept),
+            total=len(dataset), desc="evaluate", disable=not progress, leave=False,
+        ):  # fmt: skip
+            score = tally.add(outcome)
+            if isinstance(outcome, PictureCounts):
+                notice.look_at(outcome)
+            if score is not None and watch is not None:
+                watch(score, tally.scores())
+    return _evaluation(model, dataset, plan, tally, origin, _device(model, workers))
+
+
+def _outcomes(
+    model: SegmentationModel,
+    dataset: Dataset,
+    plan: Plan,
+    workers: Workers | Ranks | None,
+    kept: EvaluationRecord | None,
+) -> Iterator[Outcome]:
+    """Every picture once: what the record has, then what is measured now and recorded."""
+    ranks = workers if isinstance(workers, Ranks) else None
+    done = dict(kept.done) if kept is not None else {}
+    if ranks is not None:
+        for theirs in ranks.gather(done):
+            done = theirs | done
+    yield from done.values()
+    todo = [index for index in range(len(dataset)) if index not in done]
+    if ranks is not None:
+        todo = ranks.share(todo)
+    found: list[Outcome] = []
+    each = (
+        workers.run(model, dataset, plan, todo)
+        if isinstance(workers, Workers)
+        else measured(model, dataset, plan, _one_by_one(todo))
+    )
+    for outcome in each:
+        if kept is not None:
+            kept.add(outcome)
+        if ranks is not None:
+            found.append(outcome)
+        yield outcome
+    if ranks is not None:
+        for rank, theirs in enumerate(ranks.gather(found)):
+            if rank != ranks.rank:
+                yield from theirs
+
+
+def _one_by_one(indices: Sequence[int]) -> Callable[[bool], int]:
+    rest = iter(indices)
+    return lambda may_wait: next(rest, ENOUGH)
+
+
+def _clear_together(folder: Path, ranks: Ranks) -> None:
+    """The first rank removes old records, before anybody writes a new one."""
+    if ranks.is_first and folder.is_dir():
+        clear_records(folder)
+    ranks.gather(None)
+
+
+def _what_counts_depend_on(
+    model: SegmentationModel,
+    dataset: Dataset,
+    plan: Plan,
+    origin: Origin,
+    workers: Workers | Ranks | None,
+) -> dict[str, Any]:
+    first = next(model.parameters())
+    kinds = {first.device.type}
+    if isinstance(workers, Workers):
+        kinds = {device.partition(":")[0] for device in workers.devices}
+    return {
+        "data": {
+            "name": origin.data,
+            "split": origin.split,
+            "root": origin.root,
+            "count": len(dataset),
+            "labels": dataset.labels.to_dict(),
+        },
+        "model": {
+            "config": model.config.to_dict(),
+            "weights_sha256": tensors_digest(model.state_dict()),
+            "temperature": model.temperature,
+            "fast": plan.fast,
+        },
+        "mode": plan.mode.to_dict(),
+        "preprocess": model.preprocess.to_dict(),
+        "label_size": plan.label_size,
+        "boundary_share": plan.boundary_share,
+        "reliability": plan.reliability,
+        "metrics_version": METRICS_VERSION,
+        "software": software(),
+        "device": {"types": sorted(kinds), "dtype": str(first.dtype)},
+    }
+
+
+class _SmallPictures:
+    """Says once that pictures are smaller than the windows, and what becomes of them."""
+
+    def __init__(self, model: SegmentationModel, mode: Mode) -> None:
+        view = mode.view if isinstance(mode, MultiScaleFlip) else mode
+        self._window = view.window if isinstance(view, Sliding) else None
+        self._input_size = model.preprocess.input_size
+
+    def look_at(self, picture: PictureCounts) -> None:
+        if self._window is None:
+            return
+        height, width = self._input_size(*picture.size)
+        if height < self._window[0] and width < self._window[1]:
+            window, name = f"{self._window[0]}×{self._window[1]}", printable(picture.name)
+            warnings.warn(
+                f"the window {window} is larger than {name} ({height}×{width}); such pictures are "
+                "taken whole",
+                stacklevel=4,
+            )
+            self._window = None
+
+
+def _device(model: SegmentationModel, workers: Workers | Ranks | None) -> dict[str, Any]:
+    """What the pictures were measured on, for the protocol."""
+    if isinstance(workers, Workers):
+        return dict(workers.device)
+    own = describe_device(next(model.parameters()))
+    return {**own, "processes": workers.size if isinstance(workers, Ranks) else 1}
+
+
+def _evaluation(
+    model: SegmentationModel,
+    dataset: Dataset,
+    plan: Plan,
+    tally: Tally,
+    origin: Origin,
+    device: dict[str, Any],
+) -> Evaluation:
+    counts = tally.matrix.counts
     if not counts.any():
+        skipped = f"; {len(tally.skipped)} could not be read" if tally.skipped else ""
         raise DataError(
-            f"no pixel of the {len(dataset)} label maps has a class",
+            f"no pixel of the {len(dataset)} label maps has a class{skipped}",
+            why=tally.skipped[0].message if tally.skipped else None,
             fix="check the label files and what their values mean",
         )
     return Evaluation(
-        **vars(matrix.scores()),
+        **vars(tally.scores()),
         confusion=counts.numpy(),
-        pictures=_picture_scores(torch.stack(found), [name for name, _ in samples]),
+        pictures=tally.pictures,
         protocol=describe_run(
             model,
-            labels,
-            mode,
-            files_sha256=list_digest(samples),
-            count=len(samples),
+            dataset.labels,
+            plan.mode,
+            files_sha256=list_digest(tally.samples),
+            count=len(tally.samples),
             labelled_pixels=int(counts.sum()),
-            label_size=label_size,
-            origin=origin or Origin(),
+            label_size=plan.label_size,
+            origin=origin,
+            device=device,
+            skipped=len(tally.skipped),
+            fast=plan.fast,
         ),
-        boundary_share=boundary_share,
-        boundary_iou_percent=boundary.iou_percent() if boundary is not None else (),
-        reliability=bins.table() if bins is not None else None,
+        boundary_share=plan.boundary_share,
+        boundary_iou_percent=tally.boundary_iou_percent,
+        reliability=tally.reliability,
         temperature=model.temperature,
-    )
-
-
-def check_classes(model: SegmentationModel, dataset: Dataset) -> None:
-    """Refuses a data set that the model cannot be scored on.
-
-    Raises:
-        DataError: if the class counts differ, or the set is empty.
-    """
-    if dataset.labels.num_classes != model.num_classes:
-        raise DataError(
-            f"the data set has {dataset.labels.num_classes} classes "
-            f"({dataset.labels.name}), the model {model.num_classes} ({model.labels.name})",
-            fix="evaluate on the data the model was trained for, or fine-tune it first",
-        )
-    if len(dataset) == 0:
-        raise DataError("the data set is empty", fix="check the list or folder")
-
-
-@contextmanager
-def evaluating(model: SegmentationModel) -> Iterator[None]:
-    """Evaluation mode within the block; whether the model was training is put back afterwards."""
-    was_training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(was_training)
-
-
-def scored_samples(
-    model: SegmentationModel,
-    dataset: Dataset,
-    mode: Mode,
-    *,
-    label_size: Size | None = None,
-    progress: bool = True,
-) -> Iterator[tuple[str, Size, Tensor, Scored]]:
-    """Runs a model on every sample of a data set.
-
-    Args:
-        model: the model.
-        dataset: pictures with labels.
-        mode: see ``evaluate``, also for ``label_size`` and ``progress``.
-
-    Yields:
-        The sample's name, the (height, width) of its picture, its (H, W) uint8 truth on the model's
-        device, and its scores at that size.
-
-    Raises:
-        ArgumentError: if the model cannot work in ``mode``.
-        DataError: if a sample has no labels.
-    """
-    device = next(model.parameters()).device
-    with evaluating(model):
-        for index in tqdm(range(len(dataset)), desc="evaluate", disable=not progress, leave=False):
-            sample = dataset[index]
-            if sample.label is None:
-                raise DataError(
-                    "this sample has no labels", where=sample.name, fix="list image<TAB>label"
-                )
-            label = sample.label if label_size is None else resize_label(sample.label, label_size)
-            size = (label.shape[0], label.shape[1])
-            truth = torch.from_numpy(np.require(label, requirements=["C", "W"])).to(device)
-            picture = (sample.image.shape[0], sample.image.shape[1])
-            yield sample.name, picture, truth, score(model, sample.image, mode, size=size)
-
-
-def _picture_scores(found: Tensor, names: list[str]) -> tuple[PictureScore, ...]:
-    miou, accuracy = (values.tolist() for values in picture_scores(found.cpu()))
-    return tuple(
-        PictureScore(index, name, miou[index], accuracy[index]) for index, name in enumerate(names)
+        skipped=tally.skipped,
     )

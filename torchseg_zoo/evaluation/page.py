@@ -123,9 +123,11 @@ def _figures(evaluation: Evaluation) -> str:
         figures["expected calibration error"] = evaluation.reliability.error_percent
     items = "".join(f"<li><b>{_percent(v)} %</b>{name}</li>" for name, v in figures.items())
     data = evaluation.protocol.data
+    skipped = "".join(f"<li>{_text(one.message)}</li>" for one in evaluation.skipped)
+    without = f"<p>Without pictures that could not be read:</p><ul>{skipped}</ul>"
     return (
         f"<p>{data['count']} pictures, {data['labelled_pixels']:,} labelled pixels.</p>"
-        f'<ul class="figures">{items}</ul>'
+        f'{without if skipped else ""}<ul class="figures">{items}</ul>'
     )
 
 

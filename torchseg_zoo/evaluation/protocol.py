@@ -20,9 +20,19 @@ from torchseg_zoo.files import printable
 from torchseg_zoo.inference.modes import Mode
 from torchseg_zoo.models.base import SegmentationModel
 from torchseg_zoo.types import Size
-from torchseg_zoo.weights.save import write_tensors_to
+from torchseg_zoo.weights.save import tensors_digest
 
-__all__ = ["METRICS_VERSION", "Difference", "Origin", "Protocol", "describe_run", "list_digest"]
+__all__ = [
+    "METRICS_VERSION",
+    "Difference",
+    "Origin",
+    "Protocol",
+    "describe_device",
+    "describe_run",
+    "flat",
+    "list_digest",
+    "software",
+]
 
 METRICS_VERSION = 1
 """Raised by every change that moves a score of the same label maps."""
@@ -134,7 +144,7 @@ class Protocol:
 
     def differences(self, now: Protocol) -> tuple[Difference, ...]:
         """Every field in which another protocol differs, decisive ones first."""
-        mine, other = dict(_flat(self.to_dict())), dict(_flat(now.to_dict()))
+        mine, other = dict(flat(self.to_dict())), dict(flat(now.to_dict()))
         found = [
             Difference(
                 name,
@@ -158,36 +168,49 @@ def describe_run(
     labelled_pixels: int,
     label_size: Size | None,
     origin: Origin,
+    device: Mapping[str, Any],
+    skipped: int = 0,
+    fast: bool = False,
 ) -> Protocol:
-    """The protocol of an evaluation that has just been done; arguments as in ``Protocol``."""
+    """The protocol of an evaluation that has just been done; arguments as in ``Protocol``.
+
+    If so, ``data`` says how many samples were ``skipped``, and ``model`` that it was ``fused``.
+    """
+    data = {
+        "labels": labels.name,
+        "classes": labels.num_classes,
+        "count": count,
+        "files_sha256": files_sha256,
+        "labelled_pixels": labelled_pixels,
+    }
     return Protocol(
-        data={
-            "labels": labels.name,
-            "classes": labels.num_classes,
-            "count": count,
-            "files_sha256": files_sha256,
-            "labelled_pixels": labelled_pixels,
-        },
+        data=data | ({"skipped": skipped} if skipped else {}),
         model={
             "name": model.config.model,
             "config": model.config.to_dict(),
-            "weights_sha256": "" if model.fused else _weights_digest(model),
-        },
+            "weights_sha256": "" if model.fused else tensors_digest(model.state_dict()),
+        }
+        | ({"fused": True} if fast else {}),
         mode=mode.to_dict(),
         preprocess=model.preprocess.to_dict(),
         label_size=None if label_size is None else list(label_size),
         ignore_index=labels.ignore_index,
         metrics_version=METRICS_VERSION,
         origin=origin,
-        software={
-            "torchseg_zoo": __version__,
-            "torch": str(torch.__version__),
-            "numpy": np.__version__,
-            "pillow": PIL.__version__,
-            "python": platform.python_version(),
-        },
-        device=_describe_device(next(model.parameters())),
+        software=software(),
+        device=device,
     )
+
+
+def software() -> dict[str, str]:
+    """Versions of Python and of what computes."""
+    return {
+        "torchseg_zoo": __version__,
+        "torch": str(torch.__version__),
+        "numpy": np.__version__,
+        "pillow": PIL.__version__,
+        "python": platform.python_version(),
+    }
 
 
 def list_digest(samples: Sequence[tuple[str, Size]]) -> str:
@@ -212,24 +235,8 @@ def list_digest(samples: Sequence[tuple[str, Size]]) -> str:
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-class _Digest:
-    """A digest in the guise of an open file."""
-
-    def __init__(self) -> None:
-        self.sha256 = hashlib.sha256()
-
-    def write(self, data: bytes | memoryview) -> None:
-        """Takes the bytes in."""
-        self.sha256.update(data)
-
-
-def _weights_digest(model: SegmentationModel) -> str:
-    digest = _Digest()
-    write_tensors_to(cast(Any, digest), model.state_dict(), {})
-    return digest.sha256.hexdigest()
-
-
-def _describe_device(parameter: torch.nn.Parameter) -> dict[str, Any]:
+def describe_device(parameter: torch.nn.Parameter) -> dict[str, Any]:
+    """What decides about rounding where a model's parameter is, as ``Protocol.device`` has it."""
     device = parameter.device
     record: dict[str, Any] = {
         "type": device.type,
@@ -244,10 +251,11 @@ def _describe_device(parameter: torch.nn.Parameter) -> dict[str, Any]:
     return record
 
 
-def _flat(record: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, object]]:
+def flat(record: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, object]]:
+    """The values of a nested record by dotted names."""
     for key, value in record.items():
         if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
+            yield from flat(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
 

@@ -120,6 +120,8 @@ def replay(
         mode=mode,
         label_size=label_size,
         boundary_share=record.boundary_share,
+        on_bad_sample="skip" if record.skipped else "stop",
+        fast=bool(protocol.model.get("fused")),
         origin=origin,
         progress=progress,
     )

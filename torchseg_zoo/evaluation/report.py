@@ -13,9 +13,9 @@ from PIL import Image
 
 from torchseg_zoo.data.labels import LabelSet
 from torchseg_zoo.data.sample import Dataset
-from torchseg_zoo.evaluation.evaluate import evaluating
 from torchseg_zoo.evaluation.page import Exhibit, page
 from torchseg_zoo.evaluation.result import Evaluation, write_card
+from torchseg_zoo.evaluation.samples import evaluating
 from torchseg_zoo.files import atomic_write, make_folder
 from torchseg_zoo.inference.modes import mode_from_dict
 from torchseg_zoo.inference.render import colorize

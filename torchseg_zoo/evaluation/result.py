@@ -11,12 +11,21 @@ from typing import Any
 
 import numpy as np
 
+from torchseg_zoo.data.labels import LabelSet
 from torchseg_zoo.errors import DataError
 from torchseg_zoo.evaluation.protocol import Protocol
 from torchseg_zoo.files import atomic_write, open_regular, printable
 from torchseg_zoo.metrics import Reliability, Scores
 
-__all__ = ["Card", "Evaluation", "PictureScore", "compared_scores", "read_card", "write_card"]
+__all__ = [
+    "Card",
+    "Evaluation",
+    "PictureScore",
+    "SkippedPicture",
+    "compared_scores",
+    "read_card",
+    "write_card",
+]
 
 _FORMAT = "torchseg_zoo score, 1"
 _LIMIT = 256 << 20
@@ -47,6 +56,21 @@ class PictureScore:
     pixel_accuracy_percent: float
 
 
+@dataclass(frozen=True)
+class SkippedPicture:
+    """A sample that could not be read and was left out of a score.
+
+    Args:
+        index: position in the data set.
+        name: the file at fault.
+        message: what is wrong with it.
+    """
+
+    index: int
+    name: str
+    message: str
+
+
 @dataclass(frozen=True, eq=False)  # arrays do not compare to one truth value
 class Evaluation(Scores):
     """Scores of one run, with all that they were measured on.
@@ -60,6 +84,7 @@ class Evaluation(Scores):
         boundary_iou_percent: boundary IoU per class, NaN for absent classes; empty likewise.
         reliability: whether confidences are true; ``None`` if it was not asked for.
         temperature: the model's, with which these confidences were made.
+        skipped: samples that are not in any of these scores, because they could not be read.
     """
 
     confusion: np.ndarray
@@ -69,6 +94,7 @@ class Evaluation(Scores):
     boundary_iou_percent: tuple[float, ...] = ()
     reliability: Reliability | None = None
     temperature: float = 1.0
+    skipped: tuple[SkippedPicture, ...] = ()
 
     @property
     def picture_miou_percent(self) -> float:
@@ -84,6 +110,15 @@ class Evaluation(Scores):
         """The pictures of lowest mean IoU, worst first; those without labelled pixels are none."""
         scored = [picture for picture in self.pictures if not math.isnan(picture.miou_percent)]
         return sorted(scored, key=lambda picture: (picture.miou_percent, picture.index))[:count]
+
+    def table(self, labels: LabelSet) -> str:
+        """Per-class lines and the means, for people; and what is not in them."""
+        text = super().table(labels)
+        if self.skipped:
+            total = len(self.skipped) + len(self.pictures)
+            text += f"\nwithout {len(self.skipped)} of {total} pictures, which could not be read:"
+            text += "".join(f"\n  {printable(one.message)}" for one in self.skipped)
+        return text
 
     def _means(self) -> dict[str, float]:
         more = {"mean of pictures": self.picture_miou_percent}
@@ -108,6 +143,11 @@ class Evaluation(Scores):
                 "temperature": self.temperature,
                 **self.reliability.to_dict(),
             }
+        if self.skipped:
+            record["skipped"] = [
+                {"name": printable(one.name), "message": printable(one.message)}
+                for one in self.skipped
+            ]
         record["protocol"] = self.protocol.to_dict()
         record["confusion"] = self.confusion.tolist()
         record["pictures"] = [
@@ -129,11 +169,13 @@ class Card:
         scores: name → percent; NaN for what was absent. Classes are ``"iou_percent[3]"``.
         boundary_share: see ``Evaluation``.
         protocol: how it was measured.
+        skipped: how many samples could not be read.
     """
 
     scores: Mapping[str, float]
     boundary_share: float | None
     protocol: Protocol
+    skipped: int = 0
 
 
 def write_card(evaluation: Evaluation, path: str | os.PathLike[str]) -> None:
@@ -166,6 +208,7 @@ def read_card(path: str | os.PathLike[str]) -> Card:
             compared_scores(record),
             _share(record.get("boundary")),
             Protocol.from_dict(record["protocol"]),
+            len(record.get("skipped", ())),
         )
     except DataError as error:
         error.where = where

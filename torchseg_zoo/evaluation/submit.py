@@ -16,7 +16,7 @@ from torchseg_zoo.data.image import write_png
 from torchseg_zoo.data.label_sets import CITYSCAPES, LABEL_SETS
 from torchseg_zoo.data.sample import Dataset
 from torchseg_zoo.errors import ArgumentError, DataError
-from torchseg_zoo.evaluation.evaluate import check_classes, evaluating
+from torchseg_zoo.evaluation.samples import check_classes, evaluating
 from torchseg_zoo.files import make_folder, printable
 from torchseg_zoo.inference.modes import Mode
 from torchseg_zoo.inference.scoring import label

@@ -64,7 +64,15 @@ class BoundaryOverlap:
         found_band = found.masked_fill(_interior(found, distance), self.num_classes)
         both = true_band.masked_fill(true_band != found_band, self.num_classes)
         areas = torch.stack([self._areas(band) for band in (both, true_band, found_band)])
-        sums = torch.stack([areas[0], areas[1] + areas[2] - areas[0]])
+        self.add(torch.stack([areas[0], areas[1] + areas[2] - areas[0]]))
+
+    @property
+    def sums(self) -> Tensor:
+        """(2, K) int64 pixels on the device: intersections, then unions."""
+        return self._sums
+
+    def add(self, sums: Tensor) -> None:
+        """Adds what another one's ``sums`` are."""
         self._sums = self._sums.to(sums.device) + sums
 
     def iou_percent(self) -> tuple[float, ...]:

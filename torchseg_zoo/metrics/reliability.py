@@ -91,6 +91,18 @@ class ReliabilityCounts:
         sums = torch.zeros(3, self._bins + 1, dtype=torch.int64, device=index.device)
         for total, values in zip(sums, rows, strict=True):
             total.scatter_add_(0, index, values)
+        self.add(sums)
+
+    @property
+    def sums(self) -> Tensor:
+        """(3, B + 1) int64 on the device: pixels, confidence and hits per bin.
+
+        Confidence is in units of 2⁻²⁴; the last bin is for unlabelled pixels.
+        """
+        return self._sums
+
+    def add(self, sums: Tensor) -> None:
+        """Adds what another one's ``sums`` are."""
         self._sums = self._sums.to(sums.device) + sums
 
     def table(self) -> Reliability:

@@ -1,0 +1,208 @@
+"""What an evaluation has counted so far, as files of JSON lines that survive its processes."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, Self
+
+from torchseg_zoo.data.datasets.files import FileDataset
+from torchseg_zoo.data.sample import Dataset
+from torchseg_zoo.errors import DataError, ResumeError
+from torchseg_zoo.evaluation.counts import Outcome, PictureCounts
+from torchseg_zoo.evaluation.outputs import Outputs
+from torchseg_zoo.evaluation.protocol import flat
+from torchseg_zoo.files import atomic_write, make_folder, printable
+
+__all__ = ["EvaluationRecord", "clear_records"]
+
+_FORMAT = "torchseg_zoo counts, 1"
+
+
+class EvaluationRecord:
+    """The record of one evaluation, or of one rank's part of it; use it as a context manager.
+
+    The first line says what the counts depend on, each further one has those of a picture. A line
+    that a crash cut off costs that picture and no other.
+
+    Args:
+        folder: where records are: ``evaluate.jsonl``, ``evaluate-rank-1.jsonl`` and so on; created
+            if need be.
+        run: JSON-able description of all that the counts depend on, beside the files.
+        dataset: its files tell whether they have changed since.
+        outputs: a picture whose files are gone is not done.
+        num_classes: K.
+        rank: this process among others that ``torchrun`` started.
+        resume: take over what all records in the folder have; otherwise this one is begun anew.
+
+    Attributes:
+        done: what was found, by index; every picture is as it was when it was counted.
+
+    Raises:
+        ResumeError: if a record is of another run; it names the differences.
+        DataError: if a file cannot be read or written.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        run: Mapping[str, Any],
+        dataset: Dataset,
+        outputs: Outputs,
+        *,
+        num_classes: int,
+        rank: int = 0,
+        resume: bool = False,
+    ) -> None:
+        make_folder(folder)
+        name = f"evaluate-rank-{rank}.jsonl" if rank else "evaluate.jsonl"
+        self._path = folder / name
+        self._dataset = dataset
+        self._outputs = outputs
+        self._num_classes = num_classes
+        self.done: dict[int, PictureCounts] = {}
+        kept: list[dict[str, Any]] = []
+        head = json.loads(json.dumps({"format": _FORMAT, "run": dict(run)}))
+        for path in _records(folder) if resume else []:
+            own = self._read(path, head)
+            kept = own if path == self._path else kept
+        text = "".join(json.dumps(line) + "\n" for line in [head, *kept]).encode()
+        # Not opened to be written anew: a process that dies meanwhile must not lose what is there.
+        atomic_write(self._path, lambda file: file.write(text))
+        try:
+            self._file: BinaryIO = self._path.open("ab", buffering=0)
+        except OSError as error:
+            raise _unusable(self._path, error) from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        with suppress(OSError):
+            self._file.close()
+
+    def add(self, outcome: Outcome) -> None:
+        """Appends a picture; a skipped one as a note, for it will be tried again.
+
+        Raises:
+            DataError: if the file cannot be written.
+        """
+        if isinstance(outcome, PictureCounts):
+            line = {**outcome.to_dict(), "read": _fingerprint(self._dataset, outcome.index)}
+        else:
+            line = {"skipped": outcome.index, "message": outcome.message}
+        data = (json.dumps(line) + "\n").encode()
+        try:
+            if self._file.write(data) != len(data):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as error:
+            raise _unusable(self._path, error) from error
+
+    def _read(self, path: Path, head: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """Takes over what a record has, and returns its lines."""
+        lines = _complete_lines(path)
+        if not lines:
+            return []
+        if lines[0].get("format") != _FORMAT or not isinstance(lines[0].get("run"), dict):
+            raise ResumeError(
+                "is no record of an evaluation that this version can continue",
+                where=printable(path),
+                fix="choose another folder, or leave resume out to begin anew",
+            )
+        _require_same(lines[0]["run"], head["run"], path)
+        kept = []
+        for line in lines[1:]:
+            with suppress(KeyError, TypeError, ValueError, OverflowError, IndexError):
+                counts = PictureCounts.from_dict(line, self._num_classes)
+                if self._still_holds(counts, line["read"]):
+                    self.done[counts.index] = counts
+                    kept.append(line)
+        return kept
+
+    def _still_holds(self, counts: PictureCounts, read: object) -> bool:
+        return (
+            0 <= counts.index < len(self._dataset)
+            and read == _fingerprint(self._dataset, counts.index)
+            and counts.files == self._outputs.files(counts.index, counts.name)
+            and all(map(Path.is_file, map(Path, counts.files)))
+        )
+
+
+def clear_records(folder: Path) -> None:
+    """Removes the records of all ranks.
+
+    Raises:
+        DataError: if one cannot be removed.
+    """
+    for path in _records(folder):
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise _unusable(path, error) from error
+
+
+def _records(folder: Path) -> list[Path]:
+    return sorted([*folder.glob("evaluate.jsonl"), *folder.glob("evaluate-rank-*.jsonl")])
+
+
+def _require_same(before: Mapping[str, Any], now: Mapping[str, Any], path: Path) -> None:
+    if before == now:
+        return
+    recorded, asked = dict(flat(before)), dict(flat(now))
+    names = [
+        name for name in dict.fromkeys((*recorded, *asked)) if recorded.get(name) != asked.get(name)
+    ]
+    raise ResumeError(
+        "was written by a run with another " + ", ".join(names),
+        where=printable(path),
+        why="; ".join(f"{n}: {recorded.get(n)!r}, now {asked.get(n)!r}" for n in names),
+        fix="choose another folder, or leave resume out to begin anew",
+    )
+
+
+def _complete_lines(path: Path) -> list[dict[str, Any]]:
+    """All lines but such as were cut off."""
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise _unusable(path, error) from error
+    lines = []
+    for line in text.splitlines():
+        with suppress(ValueError, RecursionError):
+            lines.append(json.loads(line))
+    return [line for line in lines if isinstance(line, dict)]
+
+
+def _fingerprint(dataset: Dataset, index: int) -> list[list[Any]]:
+    """Name, size and time of change of the files of a sample; empty for one without files."""
+    if not isinstance(dataset, FileDataset):
+        return []
+    found: list[list[Any]] = []
+    for file in dataset.pairs[index]:
+        if file is not None:
+            with suppress(OSError):
+                status = file.stat()
+                found.append([printable(file), status.st_size, status.st_mtime_ns])
+    return found
+
+
+def _unusable(path: Path, error: OSError) -> DataError:
+    return DataError(
+        "the record of the evaluation cannot be read or written",
+        where=printable(path),
+        why=error.strerror,
+        fix="choose a folder that you may write to, on a disk with free space; "
+        "--resume goes on from what is recorded",
+    )
