@@ -15,7 +15,8 @@ from PIL import Image
 from torchseg_zoo.data.datasets import DrawnStreets, FileDataset
 from torchseg_zoo.data.labels import LabelSet, generic_labels
 from torchseg_zoo.data.sample import Sample
-from torchseg_zoo.errors import DataError
+from torchseg_zoo.data.transforms import Augmentation, generator, subsample
+from torchseg_zoo.errors import ArgumentError, DataError
 from torchseg_zoo.training.config import TrainConfig
 from torchseg_zoo.training.samples import (
     Batch,
@@ -51,9 +52,11 @@ class Noise:
         return Sample(f"noise {index}", rng.integers(0, 256, (40, 50, 3)).astype(np.uint8), label)
 
 
-def batches_of(config: TrainConfig, workers: int, epochs: range = range(2)) -> list[Batch]:
+def batches_of(
+    config: TrainConfig, workers: int, epochs: range = range(2), *, rank: int = 0, world: int = 1
+) -> list[Batch]:
     samples = TrainingSamples(Noise(), DrawnStreets(4, size=(40, 48)), config)
-    batches = EpochBatches(9, 4, config)
+    batches = EpochBatches(9, 4, config, rank=rank, world=world)
     loader = BatchLoader(samples, batches, workers)
     loaded = []
     for epoch in epochs:
@@ -111,6 +114,36 @@ def test_batches_are_the_same_with_any_number_of_workers() -> None:
         for ours, theirs in zip(plain, batches_of(CONFIG, workers), strict=True):
             assert torch.equal(ours[0], theirs[0]) and torch.equal(ours[1], theirs[1])
             assert ours[2] == theirs[2]
+
+
+@pytest.mark.parametrize(("world", "workers"), [(2, 0), (2, 2), (3, 0)])
+def test_processes_together_see_the_batches_of_one(world: int, workers: int) -> None:
+    config = dataclasses.replace(CONFIG, batch_size=6)
+    parts = [batches_of(config, workers, rank=rank, world=world) for rank in range(world)]
+    whole = batches_of(config, 0)
+    assert [len(part) for part in parts] == [len(whole)] * world
+    for one, *pieces in zip(whole, *parts, strict=True):
+        assert torch.equal(one[0], torch.cat([piece[0] for piece in pieces]))
+        assert torch.equal(one[1], torch.cat([piece[1] for piece in pieces]))
+        assert one[2] == [name for piece in pieces for name in piece[2]]
+
+
+def test_a_batch_that_cannot_be_shared_evenly_is_refused() -> None:
+    with pytest.raises(ArgumentError, match="batch_size 3 cannot be divided among 2 processes"):
+        EpochBatches(9, 4, CONFIG, rank=0, world=2)
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_the_exact_order_is_a_setting(exact: bool) -> None:
+    config = dataclasses.replace(CONFIG, exact_resize=exact, mix=None, mix_share=0.0)
+    one = Noise()[2]
+    image, label, _ = TrainingSamples(Noise(), None, config)[3, 5, 0, 2]
+    augmentation = Augmentation(
+        crop=config.crop, scales=config.scales, continuous=True, brightness=0.2, exact=exact
+    )
+    want_image, want_label = augmentation(one, generator(config.seed, 3, 5))
+    assert np.array_equal(image.numpy(), want_image)
+    assert np.array_equal(label.numpy(), subsample(want_label, 4))
 
 
 def test_an_epoch_is_the_same_whatever_came_before() -> None:

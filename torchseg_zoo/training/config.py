@@ -28,6 +28,8 @@ class TrainConfig:
         out: folder for the log and the checkpoints.
         root: folder that the paths in a list file start from.
         num_classes: K; ``None`` takes the data set's or the checkpoint's own.
+        classes: classes file that says what the label values mean, whatever lies beside the data;
+            see ``read_classes``.
         pretrained_backbone: start from ImageNet weights.
         epochs: passes over the training data.
         batch_size: samples per step.
@@ -37,6 +39,8 @@ class TrainConfig:
         continuous_scale: any factor between the extremes instead of one of ``scales``.
         mirror: mirror every second sample.
         brightness: random gain within 1 ± this.
+        exact_resize: scale as TorchSeg does, to the pixel, at six times the price; see
+            ``Augmentation``.
         mix: a second data set mixed into every epoch, as ``data`` names one.
         mix_share: share of an epoch's samples that come from ``mix``.
         label_stride: labels are compared at 1 / this of the crop; 1 for full size.
@@ -59,6 +63,8 @@ class TrainConfig:
         workers: processes that prepare samples; 0 prepares them in this one.
         cache: keep decoded training files in memory, in each process.
         eval_every: epochs between evaluations; the last epoch is always evaluated.
+        patience: epochs without a better validation score after which the run ends; 0 for never.
+        tensorboard: log for TensorBoard, too (extra ``tensorboard``).
         device: ``"cpu"``, ``"cuda"``, or ``"auto"``.
     """
 
@@ -68,6 +74,7 @@ class TrainConfig:
     out: str = "runs/train"
     root: str | None = None
     num_classes: int | None = None
+    classes: str | None = None
     pretrained_backbone: bool = False
     epochs: int = 40
     batch_size: int = 8
@@ -77,6 +84,7 @@ class TrainConfig:
     continuous_scale: bool = True
     mirror: bool = True
     brightness: float = 0.2
+    exact_resize: bool = False
     mix: str | None = None
     mix_share: float = 0.0
     label_stride: int = 1
@@ -98,6 +106,8 @@ class TrainConfig:
     workers: int = 0
     cache: bool = False
     eval_every: int = 1
+    patience: int = 0
+    tensorboard: bool = False
     device: str = "auto"
 
     def __post_init__(self) -> None:
@@ -133,6 +143,7 @@ class TrainConfig:
             "workers": (at_least(0, self.workers), "a whole number of at least 0"),
             "warmup_steps": (at_least(0, self.warmup_steps), "a whole number of at least 0"),
             "seed": (at_least(0, self.seed), "a whole number of at least 0"),
+            "patience": (at_least(0, self.patience), "a whole number of at least 0"),
             "crop": (is_size(self.crop), "two whole numbers (height, width) of at least 1"),
             "early_crop": (
                 self.early_crop is None or is_size(self.early_crop),

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset as TorchDataset
 from torchseg_zoo.data.label_map import check_label_values
 from torchseg_zoo.data.sample import Dataset, Sample
 from torchseg_zoo.data.transforms import Augmentation, generator, subsample
-from torchseg_zoo.errors import DataError, ZooError
+from torchseg_zoo.errors import ArgumentError, DataError, ZooError
 from torchseg_zoo.training.config import TrainConfig
 
 __all__ = ["BatchLoader", "EpochBatches", "TrainingSamples", "epoch_order"]
@@ -61,6 +61,7 @@ class TrainingSamples:
                 mirror=config.mirror,
                 brightness=config.brightness,
                 ignore_index=main.labels.ignore_index,
+                exact=config.exact_resize,
             )
             for early, crop in ((True, config.early_crop or config.crop), (False, config.crop))
         }
@@ -98,17 +99,34 @@ class TrainingSamples:
 class EpochBatches:
     """Batches of sample keys, one epoch at a time; a last batch that is not full is left out.
 
+    With several processes a batch is cut into equal parts, one for each: together they see the
+    same samples at the same step, under the same augmentation, as one process would.
+
     Args:
         main: length of the training set.
         mix: length of the second set, 0 without one.
-        config: batch size, share of the second set, seed.
+        config: batch size (of all processes together), share of the second set, seed.
+        rank: which part of each batch is this process's, 0 .. ``world`` - 1.
+        world: number of processes.
 
     Attributes:
         epoch: which epoch ``iter`` yields; set it before each.
+
+    Raises:
+        ArgumentError: if a batch cannot be cut into so many equal parts.
     """
 
-    def __init__(self, main: int, mix: int, config: TrainConfig) -> None:
+    def __init__(
+        self, main: int, mix: int, config: TrainConfig, *, rank: int = 0, world: int = 1
+    ) -> None:
+        if config.batch_size % world:
+            raise ArgumentError(
+                f"batch_size {config.batch_size} cannot be divided among {world} processes",
+                where="TrainConfig",
+                fix=f"use a multiple of {world}",
+            )
         self._main, self._mix, self._config = main, mix, config
+        self._rank, self._world = rank, world
         self.epoch = 0
 
     def __len__(self) -> int:
@@ -116,8 +134,10 @@ class EpochBatches:
 
     def __iter__(self) -> Iterator[list[Key]]:
         order, size = self._order(), self._config.batch_size
+        part = size // self._world
         for start in range(0, len(order) - size + 1, size):
-            yield order[start : start + size]
+            first = start + self._rank * part
+            yield order[first : first + part]
 
     def _order(self) -> list[Key]:
         config = self._config

@@ -17,7 +17,7 @@ from torchseg_zoo.weights.save import write_tensors
 __all__ = ["Progress", "load_state", "save_state"]
 
 # Settings that may differ between a run and its continuation: none changes what is computed.
-_HARMLESS = {"out", "workers", "cache", "device", "eval_every"}
+_HARMLESS = {"out", "workers", "cache", "device", "eval_every", "patience", "tensorboard"}
 
 
 @dataclass
