@@ -10,6 +10,7 @@ from PIL import Image
 from torchseg_zoo.data.decode import MAX_PIXELS, decode, decoding, orientation, turned
 from torchseg_zoo.data.label_sets import RAW_VALUES
 from torchseg_zoo.data.labels import LabelSet
+from torchseg_zoo.data.lookup import look_up
 from torchseg_zoo.errors import ArgumentError, DataError, described
 from torchseg_zoo.files import printable
 
@@ -109,8 +110,7 @@ def to_train_ids(label: np.ndarray, labels: LabelSet) -> np.ndarray:
     table = np.full(256, labels.ignore_index, np.uint8)
     for raw, train in targets.items():
         table[raw] = train
-    mapped: np.ndarray = table[label]
-    return mapped
+    return look_up(table, label)
 
 
 def checked_train_ids(stored: np.ndarray, labels: LabelSet, *, where: object) -> np.ndarray:
@@ -135,13 +135,13 @@ def checked_train_ids(stored: np.ndarray, labels: LabelSet, *, where: object) ->
     known = RAW_VALUES.get(labels.name)
     if known is not None and set(labels.raw_ids) <= set(known):
         _require_label(stored)
-        allowed = np.zeros(256, np.bool_)
-        allowed[[*known, 255]] = True
-        counts = _histogram(stored)
-        counts[allowed] = 0
-        words = f"{known.start}–{known.stop - 1}"
-        fix = f"give the label files of {labels.name} as they are released"
-        _refuse_stray(stored, counts, words + " or 255", fix, printable(where))
+        is_stray = np.ones(256, np.uint8)
+        is_stray[[*known, 255]] = 0
+        if look_up(is_stray, stored).any():
+            words = f"{known.start}–{known.stop - 1}"
+            fix = f"give the label files of {labels.name} as they are released"
+            counts = _histogram(stored) * is_stray
+            _refuse_stray(stored, counts, words + " or 255", fix, printable(where))
     return to_train_ids(stored, labels)
 
 
