@@ -18,6 +18,7 @@ __all__ = [
     "IntegrityError",
     "MissingExtraError",
     "ResumeError",
+    "StoppedError",
     "TrainError",
     "UnknownCheckpointError",
     "UnknownModelError",
@@ -160,6 +161,12 @@ class EvaluationError(ZooError, RuntimeError):
     """An evaluation cannot go on: the processes that did it are gone."""
 
     exit_code = 23
+
+
+class StoppedError(ZooError, RuntimeError):
+    """A signal asked a run to end; its state is saved."""
+
+    exit_code = 143  # as after SIGTERM: the work is not done, and a launcher may start it again
 
 
 def described(value: object) -> str:

@@ -32,7 +32,7 @@ class TrainConfig:
             see ``read_classes``.
         pretrained_backbone: start from ImageNet weights.
         epochs: passes over the training data.
-        batch_size: samples per step.
+        batch_size: samples per step, of all processes together.
         crop: (height, width) of a training sample.
         early_crop: crop of the first half of the epochs; ``None`` for the same throughout.
         scales: factors for the random scale.
@@ -59,6 +59,15 @@ class TrainConfig:
             numbers.
         aux_weight: factor on each auxiliary head's loss.
         ema: decay of the averaged weights that are evaluated and saved; 0 for none.
+        sync_bn: batch norm over the samples of all processes; without it each has its own.
+        accumulate: parts in which a process takes its share of a step, to save memory; batch norm
+            sees one part at a time.
+        precision: ``"fp32"``, or autocast to ``"bf16"`` or ``"fp16"`` (with loss scaling).
+        clip_norm: largest norm of the gradient; 0 for no limit.
+        compile: compile the network with ``torch.compile``.
+        non_finite: what a loss or gradient that is not finite does, before it reaches a weight:
+            ``"stop"`` the run or ``"skip"`` the step (ten in a row stop the run).
+        save_every_steps: steps between saved states; 0 saves at the end of each epoch only.
         seed: decides the initial weights, the order and every augmentation.
         workers: processes that prepare samples; 0 prepares them in this one.
         cache: keep decoded training files in memory, in each process.
@@ -102,6 +111,13 @@ class TrainConfig:
     class_weights: tuple[float, ...] | Literal["none", "balanced"] = "none"
     aux_weight: float = 1.0
     ema: float = 0.0
+    sync_bn: bool = True
+    accumulate: int = 1
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    clip_norm: float = 0.0
+    compile: bool = False
+    non_finite: Literal["stop", "skip"] = "stop"
+    save_every_steps: int = 0
     seed: int = 0
     workers: int = 0
     cache: bool = False
@@ -161,6 +177,17 @@ class TrainConfig:
                 ),
                 "names with commas, as head,ffm or head,",
             ),
+            "accumulate": (at_least(1, self.accumulate), "a whole number of at least 1"),
+            "save_every_steps": (
+                at_least(0, self.save_every_steps),
+                "a whole number of at least 0",
+            ),
+            "clip_norm": (
+                self.clip_norm == 0 or positive(self.clip_norm),
+                "a number of at least 0",
+            ),
+            "precision": (self.precision in ("fp32", "bf16", "fp16"), "'fp32', 'bf16' or 'fp16'"),
+            "non_finite": (self.non_finite in ("stop", "skip"), "'stop' or 'skip'"),
             "lr": (positive(self.lr), "a positive number"),
             "head_lr_multiplier": (positive(self.head_lr_multiplier), "a positive number"),
             "mix_share": (share(self.mix_share), "in [0, 1)"),

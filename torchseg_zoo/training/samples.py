@@ -111,6 +111,7 @@ class EpochBatches:
 
     Attributes:
         epoch: which epoch ``iter`` yields; set it before each.
+        first: batches of it that are left out, because a run goes on behind them.
 
     Raises:
         ArgumentError: if a batch cannot be cut into so many equal parts.
@@ -128,6 +129,7 @@ class EpochBatches:
         self._main, self._mix, self._config = main, mix, config
         self._rank, self._world = rank, world
         self.epoch = 0
+        self.first = 0
 
     def __len__(self) -> int:
         return len(self._order()) // self._config.batch_size
@@ -135,7 +137,7 @@ class EpochBatches:
     def __iter__(self) -> Iterator[list[Key]]:
         order, size = self._order(), self._config.batch_size
         part = size // self._world
-        for start in range(0, len(order) - size + 1, size):
+        for start in range(self.first * size, len(order) - size + 1, size):
             first = start + self._rank * part
             yield order[first : first + part]
 
