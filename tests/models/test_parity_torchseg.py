@@ -19,13 +19,8 @@ from golden import procedural
 
 from torchseg_zoo.models.base import SegmentationModel
 from torchseg_zoo.models.checkpoint import model_from_state_dict
-from torchseg_zoo.training.losses import (
-    border_loss,
-    cross_entropy,
-    legacy_border_loss,
-    ohem_cross_entropy,
-    total_loss,
-)
+from torchseg_zoo.training.border import border_loss, legacy_border_loss
+from torchseg_zoo.training.losses import cross_entropy, ohem_cross_entropy, total_loss
 from torchseg_zoo.training.optim import parameter_groups
 from torchseg_zoo.types import SegOutput
 

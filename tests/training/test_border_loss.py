@@ -11,12 +11,14 @@ import torch
 from golden import procedural
 from torchvision.ops import sigmoid_focal_loss
 
-from torchseg_zoo.training.losses import (
+from torchseg_zoo.training.border import (
     binary_focal_loss,
     border_loss,
+    border_targets,
+    cropped_border_targets,
     legacy_border_loss,
-    total_loss,
 )
+from torchseg_zoo.training.losses import after_resize, total_loss
 from torchseg_zoo.types import SegOutput
 
 GOLDEN = Path(__file__).parents[1] / "golden/torchseg/losses_metrics.json"
@@ -81,4 +83,36 @@ def test_border_heads_are_compared_with_edges_and_class_heads_with_labels() -> N
         return logits.mean()
 
     assert border_loss(output, edges, mean, align_corners=True).item() == 2
-    assert total_loss(output, edges, mean, aux_weight=1.0, align_corners=True).item() == 0
+    assert total_loss(output, edges, after_resize(mean), aux_weight=1.0, align_corners=True) == 0
+
+
+# Targets
+
+
+@pytest.mark.parametrize("index", range(3))
+def test_targets_equal_the_originals(index: int) -> None:
+    with np.load(GOLDEN.with_name("pipeline.npz")) as archive:
+        labels, want = archive[f"edge{index}_gt"], archive[f"edge{index}_out"]
+    both = torch.from_numpy(np.stack([labels, np.zeros_like(labels)]))
+    got = border_targets(both)
+    assert got.dtype == torch.uint8
+    np.testing.assert_array_equal(got[0].numpy(), want)
+    assert not got[1].any()  # one class has no border
+
+
+def test_padding_has_no_target_and_causes_none() -> None:
+    labels = torch.full((3, 40, 50), 255, dtype=torch.uint8)
+    labels[0, 10:30, 5:45] = 7
+    labels[0, 10:30, 25:45] = 3
+    labels[1] = 2
+    labels[1, 15:25, 20:30] = 255  # not labelled, but inside: class 0 to the detector
+    edges = cropped_border_targets(labels)
+    inside = torch.zeros(40, 50, dtype=torch.bool)
+    inside[10:30, 5:45] = True
+    assert (edges[0][~inside] == 255).all()
+    assert (edges[0][inside] != 255).all()
+    columns = edges[0][10:30].eq(1).all(0).nonzero().flatten().tolist()
+    assert columns == list(range(min(columns), max(columns) + 1)) and 25 in columns
+    assert (edges[0][10:30] == 1).any(0).sum() == len(columns)  # only where 7 meets 3
+    assert (edges[1] == 1).any() and (edges[1] != 255).all()
+    assert (edges[2] == 255).all()

@@ -7,18 +7,29 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from golden import procedural
 from torch import Tensor
 
-from torchseg_zoo.training.losses import cross_entropy, ohem_cross_entropy, total_loss
+from torchseg_zoo.errors import ArgumentError
+from torchseg_zoo.training.losses import (
+    after_resize,
+    cross_entropy,
+    ohem_cross_entropy,
+    total_loss,
+)
+from torchseg_zoo.training.overlap_losses import dice_loss, focal_loss, lovasz_softmax
 from torchseg_zoo.types import SegOutput
 
 GOLDEN: dict[str, Any] = json.loads(
     (Path(__file__).parents[1] / "golden" / "torchseg" / "losses_metrics.json").read_text()
 )
+MMSEG: dict[str, Any] = json.loads(
+    (Path(__file__).parents[1] / "golden" / "mmseg" / "losses.json").read_text()
+)["values"]
 # What TorchSeg weighs the Cityscapes classes with, where it does.
 CITYSCAPES_WEIGHTS = (
     1.4297, 1.4805, 1.4363, 3.365, 2.6635, 1.4311, 2.1943, 1.4817, 1.4513, 2.1984,
@@ -163,10 +174,147 @@ def test_the_total_is_main_plus_weighted_auxiliary_heads_at_the_labels_size() ->
         assert without.item() == pytest.approx(main, rel=1e-5)
 
 
-def test_half_precision_logits_are_summed_in_full_precision() -> None:
-    logits = torch.zeros(1, 2, 300, 300, dtype=torch.float16)
+@pytest.mark.parametrize("side", [300, 40])
+def test_half_precision_logits_are_summed_in_full_precision(side: int) -> None:
+    logits = torch.zeros(1, 2, side, side, dtype=torch.float16)
     labels = torch.zeros(1, 300, 300, dtype=torch.int64)
     loss = total_loss(
         SegOutput(logits, {}), labels, cross_entropy, aux_weight=1, align_corners=True
     )
     assert loss.item() == pytest.approx(0.693147, rel=1e-5)  # 90,000 such terms overflow float16
+
+
+def test_auxiliary_heads_may_have_a_criterion_of_their_own() -> None:
+    labels = torch.randint(0, 3, (1, 8, 8))
+    output = SegOutput(torch.randn(1, 3, 8, 8), {"a": torch.randn(1, 3, 4, 4)})
+    got = total_loss(
+        output, labels, after_resize(dice_loss), aux_criterion=cross_entropy,
+        aux_weight=0.5, align_corners=False,
+    )  # fmt: skip
+    want = dice_loss(output.logits, labels) + 0.5 * cross_entropy(
+        output.aux["a"], labels, align_corners=False
+    )
+    assert got.item() == pytest.approx(want.item(), rel=1e-6)
+
+
+def test_logits_of_another_size_need_to_be_told_how_to_grow() -> None:
+    logits, labels = torch.zeros(1, 2, 4, 4), torch.zeros(1, 8, 8, dtype=torch.int64)
+    for criterion in (cross_entropy, ohem_cross_entropy):
+        with pytest.raises(ArgumentError, match="align_corners: logits and labels differ in size"):
+            criterion(logits, labels)
+
+
+# mmsegmentation's numbers
+
+
+def mmseg_batch() -> tuple[Tensor, Tensor]:
+    logits = procedural.uniform("mmseg.loss.logits", (2, 7, 37, 53), -3, 3).astype(np.float32)
+    labels = np.stack(
+        [procedural.label_map(37, 53, 7, name=f"mmseg.loss.label.{i}") for i in range(2)]
+    )
+    picture, row, column = np.nonzero(labels != 255)
+    even = row % 2 == 0
+    picture, row, column = picture[even], row[even], column[even]
+    logits[picture, labels[picture, row, column], row, column] += np.float32(2.5)
+    return torch.from_numpy(logits), torch.from_numpy(labels.astype(np.int64))
+
+
+def test_cross_entropy_is_mmsegs() -> None:
+    logits, labels = mmseg_batch()
+    loss = cross_entropy(logits, labels).item()
+    assert loss == pytest.approx(MMSEG["cross_entropy_avg_non_ignore"]["value"], rel=1e-6)
+    share = MMSEG["valid_pixels"] / MMSEG["all_pixels"]  # its other mean is over all pixels
+    assert loss * share == pytest.approx(MMSEG["cross_entropy"]["value"], rel=1e-6)
+
+
+@pytest.mark.parametrize("case", MMSEG["ohem_pixel_sampler"]["cases"], ids=str)
+def test_ohem_is_mmsegs(case: dict[str, Any]) -> None:
+    logits, labels = mmseg_batch()
+    threshold = 0.0 if case["thresh"] is None else case["thresh"]
+    loss = ohem_cross_entropy(
+        logits.requires_grad_(), labels, threshold=threshold, min_kept=2 * case["min_kept"]
+    )
+    assert loss.item() == pytest.approx(case["mean_over_kept"], rel=1e-6)
+    (gradient,) = torch.autograd.grad(loss, logits)
+    assert int((gradient.abs().sum(1) > 0).sum()) == case["kept"]
+
+
+@pytest.mark.parametrize("case", MMSEG["ohem_cross_entropy"]["cases"], ids=str)
+def test_the_other_ohem_is_mmsegs(case: dict[str, Any]) -> None:
+    logits, labels = mmseg_batch()
+    loss = ohem_cross_entropy(
+        logits, labels, threshold=case["thres"], min_kept=case["min_kept"]
+    ).item()
+    if case["min_kept"] > MMSEG["valid_pixels"]:
+        # There it leaves out the surest pixel; TorchSeg and we count all.
+        count = MMSEG["valid_pixels"]
+        surest = -true_class_log(logits, labels).max().item()
+        loss = (loss * count - surest) / (count - 1)
+    assert loss == pytest.approx(case["value"], rel=1e-6)
+
+
+def true_class_log(logits: Tensor, labels: Tensor) -> Tensor:
+    costs = F.cross_entropy(logits, labels, ignore_index=255, reduction="none")
+    return -costs[labels != 255]
+
+
+@pytest.mark.parametrize("case", MMSEG["lovasz_softmax"]["cases"], ids=str)
+def test_lovasz_is_mmsegs(case: dict[str, Any]) -> None:
+    loss = lovasz_softmax(*mmseg_batch(), per_image=case["per_image"])
+    assert loss.item() == pytest.approx(case["value"], rel=1e-5)
+
+
+@pytest.mark.parametrize("case", MMSEG["dice"]["cases"], ids=str)
+def test_dice_is_mmsegs(case: dict[str, Any]) -> None:
+    loss = dice_loss(
+        *mmseg_batch(), squared=not case["naive_dice"], sigmoid=case["use_sigmoid"],
+        per_class=False, count_ignored=True,
+    )  # fmt: skip
+    assert loss.item() == pytest.approx(case["value"], rel=1e-5)
+
+
+# Overlap and focal losses
+
+
+def test_lovasz_of_certain_answers_is_one_minus_the_mean_iou() -> None:
+    labels = torch.tensor([[[0, 0, 1, 2, 255]]])
+    guess = torch.tensor([[[0, 1, 1, 2, 0]]])
+    logits = 1000 * F.one_hot(guess, 3).movedim(-1, 1).float()
+    assert lovasz_softmax(logits, labels).item() == pytest.approx(1 - (1 / 2 + 1 / 2 + 1) / 3)
+
+
+def test_dice_of_certain_answers_is_one_minus_the_mean_coefficient() -> None:
+    labels = torch.tensor([[[0, 0, 1, 3, 255]]])
+    guess = torch.tensor([[[0, 1, 1, 3, 2]]])
+    logits = 1000 * F.one_hot(guess, 4).movedim(-1, 1).float()  # class 2 is absent
+    want = 1 - (2 / 3 + 2 / 3 + 1) / 3
+    for squared in (True, False):
+        loss = dice_loss(logits, labels, squared=squared, smooth=1e-9)
+        assert loss.item() == pytest.approx(want)
+
+
+def test_focal_without_focus_is_cross_entropy_and_with_it_weighs_by_doubt() -> None:
+    logits, labels = golden_batch()
+    weight = torch.arange(1.0, 8.0)
+    for one in (None, weight):
+        plain = focal_loss(logits, labels, gamma=0, weight=one)
+        assert plain.item() == pytest.approx(cross_entropy(logits, labels, weight=one).item())
+    probability = logits.softmax(1).gather(1, labels.where(labels != 255, 0).long()[:, None])[:, 0]
+    costs = (-((1 - probability) ** 2) * probability.log())[labels != 255]
+    assert focal_loss(logits, labels).item() == pytest.approx(costs.mean().item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("loss", [dice_loss, lovasz_softmax, focal_loss])
+def test_other_losses_of_nothing_and_their_gradients(loss: Any) -> None:
+    logits, labels = golden_batch()
+    nothing = loss(logits, torch.full_like(labels, 255))
+    (gradient,) = torch.autograd.grad(nothing, logits)
+    assert nothing.item() == 0 and (gradient == 0).all()
+    (gradient,) = torch.autograd.grad(loss(logits, labels), logits)
+    assert gradient.isfinite().all() and gradient.any()
+    assert (gradient.movedim(1, -1)[labels == 255] == 0).all()
+    small, target = logits[:1, :, :4, :5].double().detach().requires_grad_(), labels[:1, :4, :5]
+    assert torch.autograd.gradcheck(lambda x: loss(x, target), (small,))
+    sure = 1000 * F.one_hot(labels.where(labels != 255, 0).long(), 7).movedim(-1, 1).float()
+    (gradient,) = torch.autograd.grad(loss(sure.requires_grad_(), labels), sure)
+    assert gradient.isfinite().all()

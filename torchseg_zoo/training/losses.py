@@ -8,43 +8,91 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from torchseg_zoo.errors import ArgumentError
 from torchseg_zoo.layers import resize
+from torchseg_zoo.training.border import BORDER
+from torchseg_zoo.training.head_loss import banded_cross_entropy, true_class_probability
+from torchseg_zoo.training.selection import Scope, hard_pixels
 from torchseg_zoo.types import SegOutput
 
 __all__ = [
-    "binary_focal_loss",
-    "border_loss",
+    "Criterion",
+    "after_resize",
     "cross_entropy",
-    "legacy_border_loss",
     "ohem_cross_entropy",
     "presence_loss",
     "total_loss",
 ]
 
-Criterion = Callable[[Tensor, Tensor], Tensor]
-BORDER = "border"  # auxiliary outputs whose names begin so are border logits, not class logits
+Criterion = Callable[..., Tensor]
+"""``(logits, labels, *, align_corners)`` → scalar; the logits are at the head's own stride."""
 
 
 def cross_entropy(
-    logits: Tensor, labels: Tensor, *, weight: Tensor | None = None, ignore_index: int = 255
+    logits: Tensor,
+    labels: Tensor,
+    *,
+    align_corners: bool | None = None,
+    weight: Tensor | None = None,
+    label_smoothing: float = 0.0,
+    ignore_index: int = 255,
 ) -> Tensor:
     """Mean cross entropy over labelled pixels; 0 (with zero gradient) when there are none.
 
+    Logits of another size than the labels are resized band by band: no full-size logits are made,
+    and the loss can be differentiated once, not twice.
+
     Args:
-        logits: (N, K, H, W) float.
-        labels: (N, H, W) int64.
+        logits: (N, K, h, w) float.
+        labels: (N, H, W) integers: 0..K-1 or ``ignore_index``.
+        align_corners: how logits are resized; needed if (h, w) is not (H, W).
         weight: (K,) factor per class; the mean is then weighted.
+        label_smoothing: share of the target that is spread evenly over all classes, 0..1.
         ignore_index: label value that does not count.
+
+    Raises:
+        ArgumentError: if sizes differ and ``align_corners`` is not given.
     """
+    mass = _mass(labels, weight, ignore_index).to(torch.promote_types(logits.dtype, torch.float32))
+    mass = mass + (mass == 0)  # an empty sum stays 0
+    if logits.shape[-2:] != labels.shape[-2:]:
+        return banded_cross_entropy(
+            logits, labels, mass, align_corners=_given(align_corners), weight=weight,
+            label_smoothing=label_smoothing, ignore_index=ignore_index,
+        )  # fmt: skip
     total = F.cross_entropy(
-        logits, labels, weight=weight, ignore_index=ignore_index, reduction="sum"
+        # Half precision is too coarse for the sum over pixels.
+        logits.float() if logits.itemsize < 4 else logits,
+        labels.long(),
+        weight=weight,
+        ignore_index=ignore_index,
+        reduction="sum",
+        label_smoothing=label_smoothing,
     )
+    return total / mass
+
+
+def _mass(labels: Tensor, weight: Tensor | None, ignore_index: int) -> Tensor:
+    """How many pixels are labelled, each counted with its class's weight."""
     kept = labels != ignore_index
     if weight is None:
-        mass = kept.sum().to(total.dtype)
-    else:
-        mass = (weight[labels.where(kept, 0)] * kept).sum()
-    return total / mass.clamp_min(torch.finfo(total.dtype).tiny)
+        return kept.sum()
+    # One picture at a time: indices take eight bytes per pixel.
+    masses = [
+        (weight[one.where(here, 0).long()] * here).sum()
+        for one, here in zip(labels, kept, strict=True)
+    ]
+    return torch.stack(masses).sum()
+
+
+def _given(align_corners: bool | None) -> bool:
+    if align_corners is None:
+        raise ArgumentError(
+            "logits and labels differ in size",
+            where="align_corners",
+            fix="say how logits are resized: model.config.align_corners",
+        )
+    return align_corners
 
 
 def ohem_cross_entropy(
@@ -52,8 +100,11 @@ def ohem_cross_entropy(
     labels: Tensor,
     *,
     threshold: float = 0.7,
-    min_kept: int = 100_000,
+    min_kept: float = 100_000,
+    scope: Scope = "process",
+    align_corners: bool | None = None,
     weight: Tensor | None = None,
+    label_smoothing: float = 0.0,
     ignore_index: int = 255,
 ) -> Tensor:
     """Cross entropy over the hard pixels only (online hard example mining, as TorchSeg selects).
@@ -63,96 +114,43 @@ def ohem_cross_entropy(
     than ``min_kept``, or ``min_kept`` 0, all count.
 
     Args:
-        logits: (N, K, H, W) float.
-        labels: (N, H, W) int64.
+        logits: (N, K, h, w) float.
+        labels: (N, H, W) integers: 0..K-1 or ``ignore_index``.
         threshold: 0..1.
-        min_kept: pixels of the whole batch that count at least.
+        min_kept: pixels of the whole batch that count at least; below 1, their share.
+        scope: whether the batch is this process's part of it or that of all processes.
+        align_corners: how logits are resized; needed if (h, w) is not (H, W).
         weight: (K,) factor per class.
+        label_smoothing: share of the target that is spread evenly over all classes, 0..1.
         ignore_index: label value that does not count.
+
+    Raises:
+        ArgumentError: if sizes differ and ``align_corners`` is not given.
     """
-    with torch.no_grad():
-        valid = labels != ignore_index
-        log_probability = -F.cross_entropy(
-            logits.detach(), labels, ignore_index=ignore_index, reduction="none"
-        )
-        probability = log_probability.exp().masked_fill(~valid, 1.0).flatten()
-        count = int(valid.sum())
-        if 0 < min_kept <= count:
-            kth = probability.kthvalue(min(min_kept, probability.numel())).values
-            limit = kth.clamp_min(threshold)
-            dropped = (probability > limit).view_as(labels)
-            labels = labels.masked_fill(dropped, ignore_index)
-    return cross_entropy(logits, labels, weight=weight, ignore_index=ignore_index)
+    probability = true_class_probability(
+        logits.detach(), labels, ignore_index=ignore_index,
+        align_corners=_given(align_corners) if logits.shape[-2:] != labels.shape[-2:] else True,
+    )  # fmt: skip
+    kept = hard_pixels(
+        probability, labels != ignore_index,
+        threshold=threshold, min_kept=min_kept, scope=scope,
+    )  # fmt: skip
+    del probability
+    return cross_entropy(
+        logits, labels.masked_fill(~kept, ignore_index), align_corners=align_corners,
+        weight=weight, label_smoothing=label_smoothing, ignore_index=ignore_index,
+    )  # fmt: skip
 
 
-def binary_focal_loss(
-    logits: Tensor,
-    edges: Tensor,
-    *,
-    alpha: float = 0.25,
-    gamma: float = 2.0,
-    ignore_index: int = 255,
-) -> Tensor:
-    """Mean focal loss over labelled pixels (Lin et al. 2017, equation 5); 0 when there are none.
+def after_resize(loss: Callable[[Tensor, Tensor], Tensor]) -> Criterion:
+    """A criterion from a loss that wants full-size logits; they are made for it, in float32."""
 
-    A pixel whose true answer has probability p costs ``-a · (1 - p) ** gamma · log(p)``, where a is
-    ``alpha`` on edges and ``1 - alpha`` elsewhere.
+    def criterion(logits: Tensor, labels: Tensor, *, align_corners: bool) -> Tensor:
+        size = (labels.shape[-2], labels.shape[-1])
+        logits = resize(logits, size, align_corners=align_corners)
+        return loss(logits.float() if logits.itemsize < 4 else logits, labels)
 
-    Args:
-        logits: (N, 1, H, W) float; positive says edge.
-        edges: (N, H, W) int64: 1 on an edge, 0 elsewhere.
-        alpha: weight of edges, 0..1.
-        gamma: how much less a pixel counts the surer it is right; 0 for plain cross entropy.
-        ignore_index: label value that does not count.
-    """
-    logits, kept, is_edge = logits[:, 0], edges != ignore_index, edges == 1
-    cost = F.softplus(torch.where(is_edge, -logits, logits))  # -log(p)
-    weight = torch.where(is_edge, alpha, 1 - alpha) * (1 - (-cost).exp()) ** gamma
-    return (weight * cost * kept).sum() / kept.sum().clamp_min(1)
-
-
-def legacy_border_loss(
-    logits: Tensor,
-    edges: Tensor,
-    *,
-    alpha: float = 0.25,
-    gamma: float = 2.0,
-    ignore_index: int = 255,
-) -> Tensor:
-    """What TorchSeg trained DFN's border heads with; wrong, and here only to replay its runs.
-
-    It means to be ``binary_focal_loss``, but puts the probability s where the logit belongs. So it
-    is never positive, and for ``gamma`` 2 its gradient raises s on edges and elsewhere alike. The
-    mean is over all pixels, ignored ones included.
-
-    Arguments as in ``binary_focal_loss``.
-    """
-    s = logits[:, 0].sigmoid()
-    off_edge = alpha * (1 - s) ** gamma * s * (edges != 1)
-    everywhere = (1 - alpha) * s**gamma * (-s).exp().log1p()
-    return -((off_edge + everywhere) * (edges != ignore_index)).mean()
-
-
-def border_loss(
-    output: SegOutput, edges: Tensor, criterion: Criterion, *, align_corners: bool
-) -> Tensor:
-    """Sum of a criterion over DFN's border heads, each resized to the size of ``edges``.
-
-    TorchSeg adds a tenth of it to ``total_loss``.
-
-    Args:
-        output: logits at the heads' own strides; heads whose names begin with "border" count.
-        edges: (N, H, W) int64: 1 on an edge between classes, 0 elsewhere, 255 where unknown.
-        criterion: (logits, edges) → scalar: ``binary_focal_loss`` or ``legacy_border_loss``.
-        align_corners: how logits are resized.
-    """
-    size = (edges.shape[-2], edges.shape[-1])
-    losses = [
-        criterion(resize(logits, size, align_corners=align_corners), edges)
-        for name, logits in output.aux.items()
-        if name.startswith(BORDER)
-    ]
-    return torch.stack(losses).sum()
+    return criterion
 
 
 def presence_loss(logits: Tensor, labels: Tensor) -> Tensor:
@@ -160,10 +158,10 @@ def presence_loss(logits: Tensor, labels: Tensor) -> Tensor:
 
     Args:
         logits: (N, K) float.
-        labels: (N, H, W) int64; values outside 0..K-1 name no class.
+        labels: (N, H, W) integers; values outside 0..K-1 name no class.
     """
     classes = logits.shape[1]
-    named = labels.flatten(1)
+    named = labels.flatten(1).long()
     named = named.where((named >= 0) & (named < classes), classes)
     present = logits.new_zeros(len(logits), classes + 1).scatter_(1, named, 1.0)[:, :classes]
     return F.binary_cross_entropy_with_logits(logits, present)
@@ -176,30 +174,28 @@ def total_loss(
     *,
     aux_weight: float,
     align_corners: bool,
+    aux_criterion: Criterion | None = None,
+    presence_weight: float = 0.2,
 ) -> Tensor:
-    """Main loss plus weighted auxiliary losses, each head's logits resized to the labels' size.
+    """Main loss plus weighted auxiliary losses, each compared at the labels' size.
 
     Border heads are left out: they are compared with edges, by ``border_loss``. An (N, K) output
     says which classes the picture holds, and is compared by ``presence_loss``.
 
     Args:
         output: logits at the heads' own strides.
-        labels: (N, H, W) int64; H and W decide where the comparison takes place.
-        criterion: (logits, labels) → scalar.
+        labels: (N, H, W) integers; H and W decide where the comparison takes place.
+        criterion: see ``Criterion``.
         aux_weight: factor on each auxiliary loss.
         align_corners: how logits are resized.
+        aux_criterion: for the auxiliary heads, if another.
+        presence_weight: factor on the presence loss.
     """
-    size = (labels.shape[-2], labels.shape[-1])
-
-    def compare(logits: Tensor) -> Tensor:
-        logits = resize(logits, size, align_corners=align_corners)
-        # Half precision is too coarse for the sum over pixels.
-        return criterion(logits.float() if logits.itemsize < 4 else logits, labels)
-
-    loss = compare(output.logits)
+    aux_criterion = aux_criterion or criterion
+    loss = criterion(output.logits, labels, align_corners=align_corners)
     for name, logits in output.aux.items():
         if logits.ndim == 2:
-            loss = loss + aux_weight * presence_loss(logits.float(), labels)
+            loss = loss + presence_weight * presence_loss(logits.float(), labels)
         elif not name.startswith(BORDER):
-            loss = loss + aux_weight * compare(logits)
+            loss = loss + aux_weight * aux_criterion(logits, labels, align_corners=align_corners)
     return loss
