@@ -6,12 +6,12 @@ import ast
 import dataclasses
 import difflib
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
 from torchseg_zoo.errors import ArgumentError
+from torchseg_zoo.training.checks import check_settings
 from torchseg_zoo.types import Size
 
 __all__ = ["TrainConfig", "parse_settings"]
@@ -30,8 +30,15 @@ class TrainConfig:
         num_classes: K; ``None`` takes the data set's or the checkpoint's own.
         classes: classes file that says what the label values mean, whatever lies beside the data;
             see ``read_classes``.
-        pretrained_backbone: start from ImageNet weights.
+        backbone: as in ``create_backbone``; ``None`` for the model's own.
+        output_stride: input pixels per cell of the deepest map; ``None`` for the model's own.
+        multi_grid: dilations of the last stage's blocks, where the model takes them (DeepLab).
+        lateral: EncNet's lateral connections.
+        pretrained_backbone: start from timm's ImageNet weights.
+        backbone_weights: start from this file of ImageNet weights (safetensors or ``.pth``).
         epochs: passes over the training data.
+        steps_per_epoch: steps that count as an epoch; the data are repeated as often as that takes.
+            ``None`` for one pass over them.
         batch_size: samples per step, of all processes together.
         crop: (height, width) of a training sample.
         early_crop: crop of the first half of the epochs; ``None`` for the same throughout.
@@ -45,19 +52,31 @@ class TrainConfig:
         mix_share: share of an epoch's samples that come from ``mix``.
         label_stride: labels are compared at 1 / this of the crop; 1 for full size.
         aligned_labels: which pixels ``label_stride`` keeps; see ``transforms.subsample``.
-        optimizer: ``"sgd"`` (momentum 0.9) or ``"adamw"``.
+        optimizer: ``"sgd"``, ``"adam"`` or ``"adamw"``.
         lr: base learning rate.
+        lr_per_process: multiply ``lr`` by the number of processes.
+        momentum: of ``"sgd"``.
         head_lr_multiplier: factor on ``lr`` for ``head_modules``.
         head_modules: top-level modules with the multiplied rate; ``None`` for all but the backbone.
         weight_decay: for convolution and linear weights; biases and norms have none.
         poly_power: lr = base · (1 − step / steps) ** this.
+        poly_per_epoch: lower the rate once per epoch instead of at each step.
+        lr_lag: steps by which the rate stays behind.
+        min_lr: what the rate does not fall below.
         warmup_steps: steps over which the rate rises linearly from 0.
-        criterion: ``"ce"`` or ``"ohem"``.
+        criterion: ``"ce"``, ``"ohem"``, ``"focal"``, ``"dice"``, ``"lovasz"``, or the sum
+            ``"ce+dice"`` or ``"ce+lovasz"``.
+        aux_criterion: ``"same"``, or ``"ce"`` for auxiliary heads whatever ``criterion`` is.
+        label_smoothing: share of the target spread over all classes, of ``"ce"`` and ``"ohem"``.
         ohem_threshold: pixels whose true class has a probability up to this always count.
-        ohem_min_kept: at least so many pixels per step count.
+        ohem_min_kept: at least so many pixels count; below 1 it is a share of the labels compared.
+        ohem_scope: whether these are pixels of each ``"process"`` or of the ``"global"`` batch.
         class_weights: ``"none"``, ``"balanced"`` (1 / sqrt of the class's share of pixels) or K
             numbers.
         aux_weight: factor on each auxiliary head's loss.
+        presence_weight: factor on EncNet's loss on the classes present.
+        border_weight: factor on DFN's border losses; 0 leaves them out.
+        border_criterion: ``"focal"``, or ``"legacy"`` for the formula that TorchSeg trained with.
         ema: decay of the averaged weights that are evaluated and saved; 0 for none.
         sync_bn: batch norm over the samples of all processes; without it each has its own.
         accumulate: parts in which a process takes its share of a step, to save memory; batch norm
@@ -72,6 +91,10 @@ class TrainConfig:
         workers: processes that prepare samples; 0 prepares them in this one.
         cache: keep decoded training files in memory, in each process.
         eval_every: epochs between evaluations; the last epoch is always evaluated.
+        eval_window: (height, width) of evaluation windows; ``None`` for whole pictures.
+        eval_stride_rate: distance of the windows, as a share of their sides.
+        eval_size: (height, width) that pictures are resized to for evaluation.
+        eval_label_size: (height, width) at which labels are compared in evaluation.
         patience: epochs without a better validation score after which the run ends; 0 for never.
         tensorboard: log for TensorBoard, too (extra ``tensorboard``).
         device: ``"cpu"``, ``"cuda"``, or ``"auto"``.
@@ -84,8 +107,14 @@ class TrainConfig:
     root: str | None = None
     num_classes: int | None = None
     classes: str | None = None
+    backbone: str | None = None
+    output_stride: int | None = None
+    multi_grid: tuple[int, ...] = ()
+    lateral: bool = False
     pretrained_backbone: bool = False
+    backbone_weights: str | None = None
     epochs: int = 40
+    steps_per_epoch: int | None = None
     batch_size: int = 8
     crop: Size = (256, 256)
     early_crop: Size | None = None
@@ -98,18 +127,29 @@ class TrainConfig:
     mix_share: float = 0.0
     label_stride: int = 1
     aligned_labels: bool = True
-    optimizer: Literal["sgd", "adamw"] = "adamw"
+    optimizer: Literal["sgd", "adam", "adamw"] = "adamw"
     lr: float = 1e-3
+    lr_per_process: bool = False
+    momentum: float = 0.9
     head_lr_multiplier: float = 1.0
     head_modules: tuple[str, ...] | None = None
     weight_decay: float = 1e-2
     poly_power: float = 0.9
+    poly_per_epoch: bool = False
+    lr_lag: int = 0
+    min_lr: float = 0.0
     warmup_steps: int = 0
-    criterion: Literal["ce", "ohem"] = "ce"
+    criterion: Literal["ce", "ohem", "focal", "dice", "lovasz", "ce+dice", "ce+lovasz"] = "ce"
+    aux_criterion: Literal["same", "ce"] = "same"
+    label_smoothing: float = 0.0
     ohem_threshold: float = 0.7
-    ohem_min_kept: int = 100_000
+    ohem_min_kept: float = 100_000
+    ohem_scope: Literal["process", "global"] = "process"
     class_weights: tuple[float, ...] | Literal["none", "balanced"] = "none"
     aux_weight: float = 1.0
+    presence_weight: float = 0.2
+    border_weight: float = 0.0
+    border_criterion: Literal["focal", "legacy"] = "focal"
     ema: float = 0.0
     sync_bn: bool = True
     accumulate: int = 1
@@ -122,97 +162,16 @@ class TrainConfig:
     workers: int = 0
     cache: bool = False
     eval_every: int = 1
+    eval_window: Size | None = None
+    eval_stride_rate: float = 2 / 3
+    eval_size: Size | None = None
+    eval_label_size: Size | None = None
     patience: int = 0
     tensorboard: bool = False
     device: str = "auto"
 
     def __post_init__(self) -> None:
-        def is_size(value: object) -> bool:
-            return (
-                isinstance(value, tuple)
-                and len(value) == 2
-                and all(isinstance(side, int) and side >= 1 for side in value)
-            )
-
-        def numbers(value: object) -> bool:
-            return isinstance(value, tuple) and all(isinstance(n, int | float) for n in value)
-
-        def at_least(least: int, value: object) -> bool:
-            return isinstance(value, int) and value >= least
-
-        def share(value: object) -> bool:
-            return isinstance(value, int | float) and 0 <= value < 1
-
-        def positive(value: object) -> bool:
-            return isinstance(value, int | float) and 0 < value < math.inf
-
-        checks = {
-            "num_classes": (
-                self.num_classes is None
-                or (at_least(1, self.num_classes) and self.num_classes <= 255),
-                "a whole number from 1 to 255",
-            ),
-            "epochs": (at_least(1, self.epochs), "a whole number of at least 1"),
-            "batch_size": (at_least(1, self.batch_size), "a whole number of at least 1"),
-            "eval_every": (at_least(1, self.eval_every), "a whole number of at least 1"),
-            "label_stride": (at_least(1, self.label_stride), "a whole number of at least 1"),
-            "workers": (at_least(0, self.workers), "a whole number of at least 0"),
-            "warmup_steps": (at_least(0, self.warmup_steps), "a whole number of at least 0"),
-            "seed": (at_least(0, self.seed), "a whole number of at least 0"),
-            "patience": (at_least(0, self.patience), "a whole number of at least 0"),
-            "crop": (is_size(self.crop), "two whole numbers (height, width) of at least 1"),
-            "early_crop": (
-                self.early_crop is None or is_size(self.early_crop),
-                "two whole numbers (height, width) of at least 1",
-            ),
-            "scales": (
-                numbers(self.scales) and len(self.scales) > 0 and min(self.scales) > 0,
-                "one or more positive factors, as 0.75,1.5",
-            ),
-            "head_modules": (
-                self.head_modules is None
-                or (
-                    isinstance(self.head_modules, tuple)
-                    and all(isinstance(name, str) for name in self.head_modules)
-                ),
-                "names with commas, as head,ffm or head,",
-            ),
-            "accumulate": (at_least(1, self.accumulate), "a whole number of at least 1"),
-            "save_every_steps": (
-                at_least(0, self.save_every_steps),
-                "a whole number of at least 0",
-            ),
-            "clip_norm": (
-                self.clip_norm == 0 or positive(self.clip_norm),
-                "a number of at least 0",
-            ),
-            "precision": (self.precision in ("fp32", "bf16", "fp16"), "'fp32', 'bf16' or 'fp16'"),
-            "non_finite": (self.non_finite in ("stop", "skip"), "'stop' or 'skip'"),
-            "lr": (positive(self.lr), "a positive number"),
-            "head_lr_multiplier": (positive(self.head_lr_multiplier), "a positive number"),
-            "mix_share": (share(self.mix_share), "in [0, 1)"),
-            "brightness": (share(self.brightness), "in [0, 1)"),
-            "ema": (share(self.ema), "in [0, 1)"),
-            "optimizer": (self.optimizer in ("sgd", "adamw"), "'sgd' or 'adamw'"),
-            "criterion": (self.criterion in ("ce", "ohem"), "'ce' or 'ohem'"),
-            "class_weights": (
-                self.class_weights in ("none", "balanced") or numbers(self.class_weights),
-                "'none', 'balanced' or one number per class",
-            ),
-        }
-        for name, (good, wanted) in checks.items():
-            if not good:
-                raise ArgumentError(
-                    f"{name} is {getattr(self, name)!r}",
-                    where="TrainConfig",
-                    fix=f"must be {wanted}",
-                )
-        if (self.mix is None) != (self.mix_share == 0):
-            raise ArgumentError(
-                "mix and mix_share go together",
-                where="TrainConfig",
-                fix="set both, as mix='drawn' and mix_share=0.2, or neither",
-            )
+        check_settings(self)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON-able form; ``from_dict`` reads it back."""
