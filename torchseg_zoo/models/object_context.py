@@ -281,8 +281,10 @@ class CellAttention(GroupedAttention):
         number = torch.arange(cells + 1, device=device)  # one too many, see GroupedAttention
         cell = number.clamp(max=cells - 1)[:, None]
         place = torch.arange(CELL * CELL, device=device)
-        row = cell // across * CELL + place // CELL
-        col = cell % across * CELL + place % CELL
+        cell_row = cell // across
+        row = cell_row * CELL + place // CELL
+        # Not `cell % across`: the ONNX exporter has no remainder by a size.
+        col = (cell - cell_row * across) * CELL + place % CELL
         table = row * width + col  # (cells, 64)
         y, x = torch.arange(height, device=device)[:, None], torch.arange(width, device=device)
         cell_of = y // CELL * across + x // CELL

@@ -1,0 +1,218 @@
+"""The proof beside an exported file: that it labels pictures as the model does."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from torchseg_zoo.data.datasets.drawn import draw_street
+from torchseg_zoo.data.sample import Dataset, Sample
+from torchseg_zoo.errors import DataError, ExportError
+from torchseg_zoo.evaluation.samples import check_classes
+from torchseg_zoo.files import atomic_write, printable
+from torchseg_zoo.inference.modes import Whole
+from torchseg_zoo.inference.predict import predict
+from torchseg_zoo.inference.scoring import score
+from torchseg_zoo.metrics import ConfusionMatrix
+from torchseg_zoo.models.base import SegmentationModel
+from torchseg_zoo.runtime import Runner
+from torchseg_zoo.runtime.proof import proof_path
+from torchseg_zoo.types import Size
+
+__all__ = ["SIZES", "TOLERANCES", "Parity", "SizeParity", "compare", "prove"]
+
+SIZES: tuple[Size, ...] = (
+    (64, 64),
+    (65, 97),
+    (96, 160),
+    (127, 200),
+    (160, 224),
+    (201, 129),
+    (240, 320),
+    (333, 251),
+)
+"""Sizes at which a file of any size is compared: even, odd, wide and tall."""
+
+TOLERANCES = {"fp32": 0.999, "fp16": 0.995, "int8": 0.9}
+"""Share of equal labels that a file of each precision must reach at every size."""
+
+_CLOSE = 1e-3  # of the logits' standard deviation: a label may change where two classes are so near
+
+
+@dataclass(frozen=True)
+class SizeParity:
+    """Comparison at one size.
+
+    Args:
+        size: (height, width).
+        equal: share of pixels with the model's label, in 0..1.
+        equal_clear: the same among pixels whose best class leads by more than rounding; 1.0 where
+            there are none.
+        logit_difference: largest difference of any logit, in standard deviations of the model's;
+            ``None`` if they were not compared.
+    """
+
+    size: Size
+    equal: float
+    equal_clear: float
+    logit_difference: float | None
+
+
+@dataclass(frozen=True)
+class Parity:
+    """What was compared.
+
+    Args:
+        runtime: class of the runner.
+        precision: of the file.
+        sizes: one entry per size.
+        tolerance: least share of equal labels.
+        pictures: labelled pictures on which both were scored; 0 for none.
+        miou_percent: (of the model, of the file) on them; ``None`` for none.
+    """
+
+    runtime: str
+    precision: str
+    sizes: tuple[SizeParity, ...]
+    tolerance: float
+    pictures: int = 0
+    miou_percent: tuple[float, float] | None = None
+
+    @property
+    def holds(self) -> bool:
+        """Whether every size reaches the tolerance."""
+        return all(entry.equal >= self.tolerance for entry in self.sizes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able form."""
+        return {**asdict(self), "holds": self.holds}
+
+    def describe(self) -> str:
+        """One line for people."""
+        worst = min(self.sizes, key=lambda entry: entry.equal)
+        text = (
+            f"{self.runtime}: labels equal on {100 * worst.equal:.3f} % of the pixels or more at "
+            f"{len(self.sizes)} sizes (worst at {worst.size[0]}×{worst.size[1]})"
+        )
+        if self.miou_percent is not None:
+            before, after = self.miou_percent
+            text += f"; mIoU {before:.2f} % before, {after:.2f} % after on {self.pictures} pictures"
+        return text
+
+
+def compare(
+    model: SegmentationModel,
+    runner: Runner,
+    *,
+    logits_runner: Runner | None = None,
+    sizes: Sequence[Size] | None = None,
+    dataset: Dataset | None = None,
+    pictures: int | None = None,
+    tolerance: float | None = None,
+) -> Parity:
+    """Compares a file with the model it was made of, on drawn streets and on labelled pictures.
+
+    Args:
+        model: the model, in evaluation mode or not; it is compared as ``predict`` runs it, whole.
+        runner: the file.
+        logits_runner: the same graph with logits as output; see ``export.onnx.logits_model``.
+        sizes: (height, width) of the pictures; by default ``SIZES``, or the file's one size.
+        dataset: labelled pictures to score both on.
+        pictures: how many of them, from the first on; all by default.
+        tolerance: least share of equal labels; by default ``TOLERANCES`` of the file's precision.
+
+    Raises:
+        DataError: if the data set is of other classes, or empty.
+    """
+    fixed = runner.artefact.size
+    sizes = (fixed,) if fixed is not None else tuple(sizes or SIZES)
+    precision = runner.artefact.precision
+    parity = Parity(
+        type(runner).__name__,
+        precision,
+        tuple(_at_size(model, runner, logits_runner, size) for size in sizes),
+        TOLERANCES[precision] if tolerance is None else tolerance,
+    )
+    if dataset is None:
+        return parity
+    check_classes(model, dataset)
+    count = min(len(dataset), pictures or len(dataset))
+    matrices = [
+        ConfusionMatrix(model.num_classes, ignore_index=dataset.labels.ignore_index)
+        for _ in range(2)
+    ]
+    for index in range(count):
+        _score_both(model, runner, dataset[index], matrices)
+    before, after = (matrix.scores().miou_percent for matrix in matrices)
+    return replace(parity, pictures=count, miou_percent=(before, after))
+
+
+def prove(path: str | os.PathLike[str], parities: Mapping[str, Parity]) -> Path:
+    """Writes ``<file>.parity.json``, which also holds the file's digest.
+
+    Args:
+        path: the exported file.
+        parities: comparison per runtime.
+
+    Returns:
+        Where.
+
+    Raises:
+        ExportError: if a comparison is past its tolerance; the proof is written first.
+        DataError: if it cannot be written.
+    """
+    path = Path(path)
+    record = {
+        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "runtimes": {name: parity.to_dict() for name, parity in parities.items()},
+    }
+    target = proof_path(path)
+    atomic_write(target, lambda file: file.write(json.dumps(record, indent=1).encode() + b"\n"))
+    for parity in parities.values():
+        if not parity.holds:
+            raise ExportError(
+                f"labels differ by more than {100 * (1 - parity.tolerance):g} % of the pixels",
+                where=printable(path),
+                why=parity.describe(),
+                fix="export in a higher precision, or allow it with a lower tolerance",
+            )
+    return target
+
+
+def _at_size(
+    model: SegmentationModel, runner: Runner, logits_runner: Runner | None, size: Size
+) -> SizeParity:
+    picture, _ = draw_street(size[0] * 1000 + size[1], size)
+    logits = score(model, picture, Whole(merge="logit-mean")).scores().float().cpu()
+    ordered = logits.sort(0, descending=True).values
+    clear = (ordered[0] - ordered[min(1, len(ordered) - 1)] > _CLOSE * logits.std()).numpy()
+    same = logits.argmax(0).numpy() == runner.labels(picture)
+    difference = None
+    if logits_runner is not None:
+        (found,) = logits_runner.run(logits_runner.batch(picture))
+        difference = float(np.abs(found[0] - logits.numpy()).max() / float(logits.std()))
+    return SizeParity(
+        size,
+        float(same.mean()),
+        float(same[clear].mean()) if clear.any() else 1.0,
+        difference,
+    )
+
+
+def _score_both(
+    model: SegmentationModel, runner: Runner, sample: Sample, matrices: Sequence[ConfusionMatrix]
+) -> None:
+    if sample.label is None:
+        raise DataError("has no labels", where=sample.name, fix="give a labelled split")
+    truth = torch.from_numpy(sample.label)
+    found = predict(model, sample.image, mode=Whole()).labels, runner.labels(sample.image)
+    for matrix, labels in zip(matrices, found, strict=True):
+        matrix.update(truth, torch.from_numpy(labels))
