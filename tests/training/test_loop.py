@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from pictures import photo
 from PIL import Image
 from torch import nn
@@ -20,13 +19,14 @@ from torchseg_zoo.data.datasets import DrawnStreets
 from torchseg_zoo.data.label_sets import CAMVID
 from torchseg_zoo.data.labels import LabelSet, generic_labels
 from torchseg_zoo.data.sample import Sample
-from torchseg_zoo.errors import ArgumentError, DataError, ResumeError, TrainError
+from torchseg_zoo.errors import ArgumentError, DataError
 from torchseg_zoo.evaluation.evaluate import evaluate
 from torchseg_zoo.training import loop
+from torchseg_zoo.training.build import class_weights
 from torchseg_zoo.training.config import TrainConfig, parse_settings
 from torchseg_zoo.training.loop import TrainResult, train
 from torchseg_zoo.training.recipes import RECIPES, recipe
-from torchseg_zoo.weights.load import read_tensors
+from torchseg_zoo.training.step import update_average
 
 TRAIN = DrawnStreets(4, seed=11, size=(48, 64))
 VAL = DrawnStreets(2, seed=12, size=(48, 64))
@@ -46,28 +46,6 @@ def run(config: TrainConfig, **options: Any) -> TrainResult:
     return train(config, **{"train_set": TRAIN, "val_set": VAL, "progress": False, **options})
 
 
-class Interrupted(Exception):
-    pass
-
-
-def run_until(config: TrainConfig, epochs: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs and is killed when ``epochs`` epochs are saved and logged."""
-    done = 0
-
-    def log(path: Path, row: dict[str, Any]) -> None:
-        nonlocal done
-        write_log(path, row)
-        done += 1
-        if done == epochs:
-            raise Interrupted
-
-    write_log = loop._log
-    with monkeypatch.context() as patch:
-        patch.setattr(loop, "_log", log)
-        with pytest.raises(Interrupted):
-            run(config)
-
-
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> TrainResult:
     return run(settings(tmp_path_factory.mktemp("whole")))
@@ -85,7 +63,7 @@ def test_a_run_leaves_log_best_and_state(whole: TrainResult) -> None:
     assert max(scores) == pytest.approx(whole.miou_percent, abs=1e-3)
     assert scores.index(max(scores)) + 1 == whole.epoch
     assert sorted(path.name for path in whole.best.parent.iterdir()) == [
-        "best.safetensors", "last.safetensors", "log.csv",
+        "best.safetensors", "last.safetensors", "log.csv", "previous.safetensors",
     ]  # fmt: skip
 
 
@@ -103,84 +81,6 @@ def test_training_lowers_the_loss(tmp_path: Path) -> None:
     assert [bool(row["miou_percent"]) for row in rows] == [False] * 11 + [True]
 
 
-# Going on
-
-
-@pytest.mark.parametrize("changes", [{}, {"optimizer": "sgd", "ema": 0.0}], ids=["adamw", "sgd"])
-def test_a_resumed_run_equals_an_uninterrupted_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], whole: TrainResult
-) -> None:
-    if changes:
-        whole = run(settings(tmp_path / "whole", **changes))
-    config = settings(tmp_path / "parts", **changes)
-    run_until(config, 2, monkeypatch)
-    torch.manual_seed(99)
-    result = run(config, resume=True)
-    for ours, theirs in ((result.best, whole.best), (result.last, whole.last)):
-        got, want = read_tensors(ours, mapped=False), read_tensors(theirs, mapped=False)
-        assert set(got) == set(want)
-        unequal = [name for name in want if not torch.equal(got[name], want[name])]
-        assert not unequal
-    assert (result.miou_percent, result.epoch) == (whole.miou_percent, whole.epoch)
-    logs = []
-    for path in (result.log, whole.log):
-        with path.open(newline="") as file:
-            logs.append([{**row, "seconds": ""} for row in csv.DictReader(file)])
-    assert logs[0] == logs[1]
-
-
-def test_a_finished_run_resumes_to_nothing(whole: TrainResult) -> None:
-    before = whole.last.read_bytes()
-    again = run(settings(whole.last.parent), resume=True)
-    assert again == whole
-    assert whole.last.read_bytes() == before
-
-
-def test_resume_without_a_run_starts_one(tmp_path: Path) -> None:
-    assert run(settings(tmp_path, epochs=1, ema=0.0), resume=True).epoch == 1
-
-
-@pytest.mark.parametrize(
-    ("changes", "match"),
-    [
-        ({"lr": 0.5}, "lr was 0.002, is 0.5"),
-        ({"seed": 4, "crop": (32, 32)}, r"crop was \[32, 48\], is \[32, 32\]; seed was 3, is 4"),
-        ({"epochs": 5}, "epochs was 4, is 5"),
-        ({"ema": 0.0}, "ema was 0.9, is 0.0"),
-        ({"model": "bisenet_r18"}, "model was 'bisenet_x39', is 'bisenet_r18'"),
-    ],
-)
-def test_other_settings_cannot_go_on(
-    whole: TrainResult, changes: dict[str, Any], match: str
-) -> None:
-    config = settings(whole.last.parent, **changes)
-    before = whole.last.read_bytes()
-    with pytest.raises(ResumeError, match=match) as caught:
-        run(config, resume=True)
-    assert caught.value.where == str(whole.last)
-    assert whole.last.read_bytes() == before
-
-
-def test_settings_that_change_nothing_may_differ(whole: TrainResult) -> None:
-    config = settings(whole.last.parent, workers=1, cache=True, eval_every=2)
-    assert run(config, resume=True).miou_percent == whole.miou_percent
-
-
-@pytest.mark.parametrize("keep", [0, 7, 500, -1])
-def test_a_state_that_is_cut_is_refused_by_name(
-    tmp_path: Path, whole: TrainResult, keep: int
-) -> None:
-    (tmp_path / "last.safetensors").write_bytes(whole.last.read_bytes()[:keep])
-    with pytest.raises(ResumeError, match=r"last\.safetensors: this run cannot be continued"):
-        run(settings(tmp_path), resume=True)
-
-
-def test_a_model_file_is_no_state(tmp_path: Path, whole: TrainResult) -> None:
-    (tmp_path / "last.safetensors").write_bytes(whole.best.read_bytes())
-    with pytest.raises(ResumeError, match="cannot be continued"):
-        run(settings(tmp_path), resume=True)
-
-
 # What stops a run
 
 
@@ -195,25 +95,6 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match="file/run: cannot create the folder"):
         run(settings(tmp_path / "file" / "run"))
-
-
-def test_a_loss_that_is_not_finite_stops_the_run_and_names_step_and_samples(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    calls = 0
-    compute = loop.total_loss
-
-    def spoil(*arguments: Any, **options: Any) -> torch.Tensor:
-        nonlocal calls
-        calls += 1
-        return compute(*arguments, **options) * (math.nan if calls == 4 else 1)
-
-    monkeypatch.setattr(loop, "total_loss", spoil)
-    with pytest.raises(TrainError, match=r"the loss is nan at step 3 \(epoch 2\)") as caught:
-        run(settings(tmp_path))
-    assert str(caught.value.where).count("street-") == 2
-    for tensor in read_tensors(tmp_path / "last.safetensors", mapped=False).values():
-        assert not tensor.is_floating_point() or tensor.isfinite().all()
 
 
 class Labelled:
@@ -289,10 +170,10 @@ def test_the_average_follows_slowly_and_copies_counters() -> None:
     averaged, model = nn.BatchNorm2d(1), nn.BatchNorm2d(1)
     model.weight.data.fill_(3.0)
     model.num_batches_tracked.fill_(7)
-    loop._update_average(averaged, model, 0.5, step=10_000)
+    update_average(averaged, model, 0.5, step=10_000)
     assert averaged.weight.item() == 2.0  # 0.5 · 1 + 0.5 · 3
     assert averaged.num_batches_tracked.item() == 7
-    loop._update_average(averaged, model, 0.999, step=0)
+    update_average(averaged, model, 0.999, step=0)
     assert averaged.weight.item() == pytest.approx(0.1 * 2 + 0.9 * 3)  # the memory starts short
 
 
@@ -306,7 +187,8 @@ def test_balanced_weights_are_those_of_the_class_shares() -> None:
             return sample
 
     config = TrainConfig(class_weights="balanced")
-    weight = loop._class_weights(config, Quarter(generic_labels(2)))
+    weight = class_weights(config, Quarter(generic_labels(2)))
+    assert weight is not None
     share = np.array([23, 8]) / 31
     assert (weight.double().numpy() * share).sum() == pytest.approx(1, rel=1e-6)
     assert (weight[1] / weight[0]).item() == pytest.approx(math.sqrt(23 / 8), rel=1e-6)
@@ -314,9 +196,10 @@ def test_balanced_weights_are_those_of_the_class_shares() -> None:
 
 def test_class_weights_by_hand_must_name_every_class() -> None:
     fixed = TrainConfig(class_weights=(1.0, 2.0))
-    assert loop._class_weights(fixed, Labelled(generic_labels(2))).tolist() == [1, 2]
+    weight = class_weights(fixed, Labelled(generic_labels(2)))
+    assert weight is not None and weight.tolist() == [1, 2]
     with pytest.raises(ArgumentError, match="2 class weights for 3 classes"):
-        loop._class_weights(fixed, Labelled(generic_labels(3)))
+        class_weights(fixed, Labelled(generic_labels(3)))
 
 
 # Settings

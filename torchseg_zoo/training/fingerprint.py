@@ -31,7 +31,7 @@ def fingerprint(dataset: Dataset) -> dict[str, Any]:
     """
     found: dict[str, Any] = {
         "samples": len(dataset),
-        "classes": list(dataset.labels.names),
+        "classes": list(dataset.labels.classes),
         "ignore index": dataset.labels.ignore_index,
     }
     if isinstance(dataset, FileDataset):

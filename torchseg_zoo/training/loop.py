@@ -5,38 +5,41 @@ from __future__ import annotations
 import copy
 import csv
 import functools
+import io
 import math
 import time
+import warnings
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
-from torchseg_zoo.data.datasets import is_list, open_dataset
-from torchseg_zoo.data.labels import LabelSet, generic_labels
-from torchseg_zoo.data.preprocess import Preprocess
 from torchseg_zoo.data.sample import Dataset
-from torchseg_zoo.devices import find_device
-from torchseg_zoo.errors import ArgumentError, DataError, TrainError
+from torchseg_zoo.distributed import Ranks
+from torchseg_zoo.errors import ArgumentError, DataError, ResumeError, TrainError, ZooError
 from torchseg_zoo.evaluation.evaluate import evaluate
-from torchseg_zoo.files import make_folder
-from torchseg_zoo.models.base import SegmentationModel
+from torchseg_zoo.files import atomic_write, make_folder
 from torchseg_zoo.models.checkpoint import save_model
-from torchseg_zoo.registry import create_model
+from torchseg_zoo.training.build import build_model, class_weights, make_criterion, open_sets
 from torchseg_zoo.training.config import TrainConfig
-from torchseg_zoo.training.losses import Criterion, cross_entropy, ohem_cross_entropy, total_loss
+from torchseg_zoo.training.fingerprint import fingerprint
+from torchseg_zoo.training.losses import total_loss
 from torchseg_zoo.training.optim import learning_rate, make_optimizer
-from torchseg_zoo.training.samples import BatchLoader, EpochBatches, TrainingSamples
-from torchseg_zoo.training.state import Progress, load_state, save_state
-from torchseg_zoo.weights import manifest
+from torchseg_zoo.training.samples import Batch, BatchLoader, EpochBatches, TrainingSamples
+from torchseg_zoo.training.signals import StopSignals
+from torchseg_zoo.training.state import Parts, Progress, StateFiles
+from torchseg_zoo.training.step import TrainStep, labelled_mass, update_average
+from torchseg_zoo.training.team import Team
+from torchseg_zoo.types import SegOutput
 
 __all__ = ["TrainResult", "train"]
 
 LOG_FIELDS = ("epoch", "loss", "lr", "miou_percent", "pixel_accuracy_percent", "seconds")
+_MAX_SKIPPED = 10  # steps in a row; more is no accident of some samples
 
 
 @dataclass(frozen=True)
@@ -64,243 +67,211 @@ def train(
     train_set: Dataset | None = None,
     val_set: Dataset | None = None,
     resume: bool = False,
+    ranks: Ranks | None = None,
     progress: bool = True,
 ) -> TrainResult:
     """Trains a model and keeps the checkpoint that scores best on the validation split.
+
+    A run that ended before its time, however it ended, goes on with ``resume`` from the last state
+    that it saved. On a CPU its weights are then the same, bit for bit, as if it had never ended.
 
     Args:
         config: all settings.
         train_set: labelled samples; opened from ``config.data`` without it.
         val_set: labelled samples; opened from ``config.val_data`` or ``config.data`` without it.
-        resume: go on from ``last.safetensors`` in ``config.out`` if it is there.
+        resume: go on from the newest whole state in ``config.out`` if there is one.
+        ranks: of a launcher, all of which must call this, with a folder that all of them see.
         progress: show bars on stderr.
 
     Raises:
-        DataError: if data cannot be read or do not fit.
-        TrainError: if the loss stops being finite.
-        ResumeError: if the run to resume was started with other settings.
+        ArgumentError: if settings cannot work together.
+        DataError: if data cannot be read or do not fit, or a file cannot be written.
+        TrainError: if a loss is not finite, memory runs out, or a process that takes part dies.
+        ResumeError: if the run to resume was started with other settings or on other data.
+        StoppedError: if SIGTERM or SIGUSR1 came; everything up to the step under way is saved.
     """
+    team = Team(ranks, config.device)
+    progress = progress and team.is_first
     out = make_folder(Path(config.out))
-    best, last, log = (out / name for name in ("best.safetensors", "last.safetensors", "log.csv"))
-    if last.exists() and not resume:
+    best, log = out / "best.safetensors", out / "log.csv"
+    sets = open_sets(config, train_set, val_set)
+    data = {name: fingerprint(dataset) for name, dataset in sets.named().items()}
+    files = StateFiles(out, config, data)
+    if files.found() and not resume:
         raise ArgumentError(
             "there is a run in this folder already",
             where=out,
             fix="resume it with resume=True (--resume), or choose another folder",
         )
-
-    labels = _labels(config)
-    if train_set is None:
-        train_set = open_dataset(config.data, "train", labels, root=config.root)
-    if val_set is None:
-        val_set = _open_validation(config, labels)
-    mix = open_dataset(config.mix, "train", labels) if config.mix else None
-    _check_sets(config, train_set, val_set, mix)
+    batches = _batches(config, sets.train, sets.mix, team, resuming=bool(files.found()))
 
     torch.manual_seed(config.seed)
-    device = find_device(config.device)
-    model = _build_model(config, train_set.labels).to(device).to(memory_format=torch.channels_last)
+    labels = sets.train.labels
+    model = build_model(config, labels).to(team.device).to(memory_format=torch.channels_last)
     averaged = copy.deepcopy(model).requires_grad_(False) if config.ema else None
+    if config.sync_bn:
+        team.sync_batch_norm(model)
     optimizer = make_optimizer(model, config)
-    state = Progress()
-    if resume and last.exists():
-        state = load_state(last, config, model, averaged, optimizer)
+    weight = class_weights(config, sets.train)
+    weight = None if weight is None else weight.to(team.device)
+    criterion = make_criterion(config, weight, labels.ignore_index)
 
-    samples = TrainingSamples(train_set, mix, config)
-    batches = EpochBatches(len(train_set), len(mix) if mix else 0, config)
+    def loss_of(output: SegOutput, targets: Tensor) -> Tensor:
+        return total_loss(
+            output, targets.long(), criterion,
+            aux_weight=config.aux_weight, align_corners=model.config.align_corners,
+        )  # fmt: skip
+
+    def mass_of(targets: Tensor) -> Tensor:
+        return labelled_mass(targets, weight, labels.ignore_index)
+
+    take_step = TrainStep(model, optimizer, loss_of, mass_of, config, team)
+    parts = Parts(model, averaged, optimizer, take_step.scaler)
+    state = files.load(parts) if files.found() else Progress()
+    team.same((state.epoch, state.step), "state")
+    loader = BatchLoader(TrainingSamples(sets.train, sets.mix, config), batches, config.workers)
+    steps = config.epochs * len(batches)
+
+    def save() -> None:
+        team.first_does(lambda: files.save(state, parts))
+
+    with team.guarded(), StopSignals(files.last) as signals:
+        while not _is_over(state, config):
+            started = time.perf_counter()
+            batches.epoch, batches.first = state.epoch, state.step - state.epoch * len(batches)
+            model.train()
+            bar = tqdm(
+                _agreed(loader, team, signals, state, save),
+                initial=batches.first, total=len(batches), leave=False,
+                desc=f"epoch {state.epoch + 1}/{config.epochs}", disable=not progress,
+            )  # fmt: skip
+            for images, targets, names in bar:
+                for group in optimizer.param_groups:
+                    group["lr"] = learning_rate(
+                        group["base_lr"], state.step, steps,
+                        power=config.poly_power, warmup_steps=config.warmup_steps,
+                    )  # fmt: skip
+                team.seed_step(config.seed, state.step)
+                loss = take_step(images, targets)
+                if math.isfinite(loss):
+                    state.losses, state.counted, state.skipped = (
+                        state.losses + loss, state.counted + 1, 0,
+                    )  # fmt: skip
+                    if averaged is not None:
+                        update_average(averaged, model, config.ema, state.step)
+                else:
+                    _skip_or_stop(loss, names, state, config, team)
+                state.step += 1
+                bar.set_postfix(loss=f"{loss:.3f}")
+                if config.save_every_steps and state.step % config.save_every_steps == 0:
+                    save()
+
+            row: dict[str, Any] = {
+                "epoch": state.epoch + 1,
+                "loss": f"{state.losses / max(1, state.counted):.5f}",
+                "lr": f"{optimizer.param_groups[0]['lr']:.3e}",
+            }
+            done = state.epoch + 1
+            if done % config.eval_every == 0 or done == config.epochs:
+                save()  # an evaluation may take long, and be interrupted
+                candidate = averaged if averaged is not None else model
+                team.share_buffers(candidate)
+                scores = evaluate(
+                    candidate, sets.val, workers=ranks, progress=progress,
+                    watch=lambda score, scores: signals.end_now(state.step),
+                )  # fmt: skip
+                row["miou_percent"] = f"{scores.miou_percent:.3f}"
+                row["pixel_accuracy_percent"] = f"{scores.pixel_accuracy_percent:.3f}"
+                if scores.miou_percent > state.best_miou:
+                    state.best_miou, state.best_epoch = scores.miou_percent, done
+                    team.first_does(functools.partial(save_model, candidate, best))
+            row["seconds"] = f"{time.perf_counter() - started:.1f}"
+            state.epoch, state.losses, state.counted = done, 0.0, 0
+            state.rows.append(row)
+            save()
+            team.first_does(lambda: _write_log(log, state.rows))
+    return TrainResult(best, files.last, log, state.best_miou, state.best_epoch)
+
+
+def _is_over(state: Progress, config: TrainConfig) -> bool:
+    waited = state.epoch - state.best_epoch if state.best_epoch else 0
+    return state.epoch >= config.epochs or 0 < config.patience <= waited
+
+
+def _batches(
+    config: TrainConfig, train_set: Dataset, mix: Dataset | None, team: Team, *, resuming: bool
+) -> EpochBatches:
+    """Which samples are this process's in each step."""
+    try:
+        batches = EpochBatches(
+            len(train_set), len(mix) if mix else 0, config, rank=team.rank, world=team.size
+        )
+    except ArgumentError as error:
+        if not resuming:
+            raise
+        raise ResumeError(error.what, where=config.out, why=error.why, fix=error.fix) from error
     if len(batches) == 0:
         raise DataError(
             f"{len(train_set)} training samples do not fill one batch of {config.batch_size}",
             where=config.data,
             fix="use a smaller batch_size",
         )
-    loader = BatchLoader(samples, batches, config.workers)
-    criterion = _criterion(config, train_set, device)
-    normalise = _Normalise(model.preprocess, device)
-    steps = config.epochs * len(batches)
-
-    for epoch in range(state.epoch, config.epochs):
-        started = time.perf_counter()
-        batches.epoch = epoch
-        model.train()
-        losses = []
-        bar = tqdm(
-            loader, total=len(batches), desc=f"epoch {epoch + 1}/{config.epochs}",
-            disable=not progress, leave=False,
-        )  # fmt: skip
-        for index, (images, targets, names) in enumerate(bar):
-            step = epoch * len(batches) + index
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(
-                    group["base_lr"], step, steps,
-                    power=config.poly_power, warmup_steps=config.warmup_steps,
-                )  # fmt: skip
-            output = model(normalise(images), with_aux=True, upsample=False)
-            loss = total_loss(
-                output, targets.to(device).long(), criterion,
-                aux_weight=config.aux_weight, align_corners=model.config.align_corners,
-            )  # fmt: skip
-            value = loss.item()
-            if not math.isfinite(value):
-                raise TrainError(
-                    f"the loss is {value} at step {step} (epoch {epoch + 1})",
-                    where=", ".join(names[:4]),
-                    fix="lower lr, or look at these samples; the last epoch's state is kept",
-                )
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            if averaged is not None:
-                _update_average(averaged, model, config.ema, step)
-            losses.append(value)
-            bar.set_postfix(loss=f"{value:.3f}")
-        state.epoch = epoch + 1
-
-        row: dict[str, Any] = {
-            "epoch": state.epoch,
-            "loss": f"{np.mean(losses):.5f}",
-            "lr": f"{optimizer.param_groups[0]['lr']:.3e}",
-        }
-        if state.epoch % config.eval_every == 0 or state.epoch == config.epochs:
-            candidate = averaged if averaged is not None else model
-            scores = evaluate(candidate, val_set, progress=progress)
-            row["miou_percent"] = f"{scores.miou_percent:.3f}"
-            row["pixel_accuracy_percent"] = f"{scores.pixel_accuracy_percent:.3f}"
-            if scores.miou_percent > state.best_miou:
-                state.best_miou, state.best_epoch = scores.miou_percent, state.epoch
-                save_model(candidate, best)
-        row["seconds"] = f"{time.perf_counter() - started:.1f}"
-        save_state(last, config, state, model, averaged, optimizer)
-        _log(log, row)
-    return TrainResult(best, last, log, state.best_miou, state.best_epoch)
+    return batches
 
 
-class _Normalise:
-    """uint8 (N, H, W, C) from the workers → normalised (N, C, H, W) on the device."""
+def _agreed(
+    loader: BatchLoader,
+    team: Team,
+    signals: StopSignals,
+    state: Progress,
+    save: Callable[[], None],
+) -> Iterator[Batch]:
+    """The rest of an epoch's batches. If one process is to stop or has none, all of them end.
 
-    def __init__(self, preprocess: Preprocess, device: torch.device) -> None:
-        scale, shift = preprocess.scale_and_shift()
-        self._scale = torch.from_numpy(scale).to(device)
-        self._shift = torch.from_numpy(shift).to(device)
-        self._device = device
-
-    def __call__(self, images: Tensor) -> Tensor:
-        pixels = images.to(self._device, non_blocking=True).float()
-        return (pixels * self._scale + self._shift).permute(0, 3, 1, 2)
-
-
-def _labels(config: TrainConfig) -> LabelSet | None:
-    """What label values in files mean: as many classes as asked for, or the checkpoint's."""
-    model, _, tag = config.model.partition(".")
-    released = manifest.find(model, tag).labels if tag else None
-    if config.num_classes is None or (released and released.num_classes == config.num_classes):
-        return released
-    return generic_labels(config.num_classes)
-
-
-def _open_validation(config: TrainConfig, labels: LabelSet | None) -> Dataset:
-    if config.val_data is None and is_list(config.data):
-        raise ArgumentError(
-            "a list file is one split, and the score needs another",
-            where=config.data,
-            fix="name the validation list with val_data (--val-data)",
-        )
-    return open_dataset(config.val_data or config.data, "val", labels, root=config.root)
+    What was done is saved before.
+    """
+    batches = iter(loader)
+    while True:
+        error, batch = None, None
+        try:
+            batch = next(batches, None)
+        except ZooError as caught:
+            error = caught
+        signals.hush_workers()
+        asked = signals.received is not None
+        stops, errors = team.sum(torch.tensor([float(asked), float(error is not None)])).tolist()
+        if stops or errors:
+            save()
+        if stops:
+            raise signals.error(state.step)
+        if errors:
+            team.agree(error)
+        if batch is None:
+            return
+        yield batch
 
 
-def _check_sets(
-    config: TrainConfig, train_set: Dataset, val_set: Dataset, mix: Dataset | None
+def _skip_or_stop(
+    loss: float, names: list[str], state: Progress, config: TrainConfig, team: Team
 ) -> None:
-    for name, dataset in (("training", train_set), ("validation", val_set), ("mixed", mix)):
-        if dataset is None:
-            continue
-        if len(dataset) == 0:
-            raise DataError(
-                f"the {name} set is empty", where=config.data, fix="check the list or folder"
-            )
-        classes = dataset.labels.num_classes
-        if dataset.labels.ignore_index != train_set.labels.ignore_index:
-            raise DataError(
-                f"the {name} set ignores {dataset.labels.ignore_index}, "
-                f"the training set {train_set.labels.ignore_index}",
-                where=config.data,
-                fix="give both label sets the same ignore_index",
-            )
-        if classes != train_set.labels.num_classes:
-            raise DataError(
-                f"the {name} set has {classes} classes, "
-                f"the training set {train_set.labels.num_classes}",
-                where=config.data,
-                fix="train, validate and mix with the same classes",
-            )
-        if config.num_classes not in (None, classes):
-            raise DataError(
-                f"num_classes is {config.num_classes}, but the {name} set has {classes} "
-                f"({dataset.labels.name})",
-                where=config.data,
-                fix=f"drop num_classes or set it to {classes}",
-            )
+    """Says which samples a step without a finite loss had; raises unless it is to be skipped."""
+    everybody = [name for part in team.gather(names) for name in part]
+    state.skipped += 1
+    what = f"the loss or its gradient is {loss} at step {state.step} (epoch {state.epoch + 1})"
+    where = ", ".join(everybody[:4]) + (" and others" if len(everybody) > 4 else "")
+    if config.non_finite == "stop" or state.skipped >= _MAX_SKIPPED:
+        raise TrainError(
+            what,
+            where=where,
+            fix="lower lr, or look at these samples; the last saved state is kept",
+        )
+    if team.is_first:
+        warnings.warn(f"{what}; the step is skipped. It had {where}", stacklevel=3)
 
 
-def _build_model(config: TrainConfig, labels: LabelSet) -> SegmentationModel:
-    options: dict[str, Any] = {"num_classes": labels.num_classes}
-    if config.pretrained_backbone:
-        options["pretrained_backbone"] = True
-    model = create_model(config.model, **options)
-    model.labels = labels
-    return model.train()
-
-
-def _criterion(config: TrainConfig, train_set: Dataset, device: torch.device) -> Criterion:
-    weight = None
-    if config.class_weights != "none":
-        weight = _class_weights(config, train_set).to(device)
-    ignore_index = train_set.labels.ignore_index
-    if config.criterion == "ohem":
-        return functools.partial(
-            ohem_cross_entropy, threshold=config.ohem_threshold, min_kept=config.ohem_min_kept,
-            weight=weight, ignore_index=ignore_index,
-        )  # fmt: skip
-    return functools.partial(cross_entropy, weight=weight, ignore_index=ignore_index)
-
-
-def _class_weights(config: TrainConfig, train_set: Dataset) -> Tensor:
-    classes = train_set.labels.num_classes
-    if not isinstance(config.class_weights, str):
-        if len(config.class_weights) != classes:
-            raise ArgumentError(
-                f"{len(config.class_weights)} class weights for {classes} classes",
-                where="class_weights",
-                fix="give one number per class, or 'balanced'",
-            )
-        return torch.tensor(config.class_weights)
-    counts = np.zeros(256, np.int64)
-    for index in range(len(train_set)):
-        label = train_set[index].label
-        if label is not None:
-            counts += np.bincount(label.ravel(), minlength=256)
-    share = np.maximum(counts[:classes] / max(1, counts[:classes].sum()), 1e-4)
-    weight = share**-0.5
-    # Scaled so that the average labelled pixel weighs 1 and the learning rate keeps its meaning.
-    return torch.tensor(weight / (weight * share).sum(), dtype=torch.float32)
-
-
-@torch.no_grad()
-def _update_average(averaged: nn.Module, model: nn.Module, decay: float, step: int) -> None:
-    # Early on a long memory would hold on to the random start.
-    decay = min(decay, (1 + step) / (10 + step))
-    pairs = zip(averaged.state_dict().values(), model.state_dict().values(), strict=True)
-    for mean, value in pairs:
-        if mean.is_floating_point():
-            mean.lerp_(value, 1 - decay)
-        else:
-            mean.copy_(value)
-
-
-def _log(path: Path, row: dict[str, Any]) -> None:
-    is_new = not path.exists()
-    with path.open("a", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, LOG_FIELDS)
-        if is_new:
-            writer.writeheader()
-        writer.writerow(row)
+def _write_log(path: Path, rows: list[dict[str, Any]]) -> None:
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, LOG_FIELDS)
+    writer.writeheader()
+    writer.writerows(rows)
+    atomic_write(path, lambda file: file.write(text.getvalue().encode()))

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import shutil
+import signal
 from collections.abc import Iterator
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, get_worker_info
 from torch.utils.data import Dataset as TorchDataset
 
 from torchseg_zoo.data.label_map import check_label_values
 from torchseg_zoo.data.sample import Dataset, Sample
 from torchseg_zoo.data.transforms import Augmentation, generator, subsample
-from torchseg_zoo.errors import ArgumentError, DataError, ZooError
+from torchseg_zoo.errors import ArgumentError, DataError, TrainError, ZooError
 from torchseg_zoo.training.config import TrainConfig
 
 __all__ = ["BatchLoader", "EpochBatches", "TrainingSamples", "epoch_order"]
@@ -165,6 +167,7 @@ class BatchLoader:
             prefetch_factor=4 if workers else None,
             persistent_workers=workers > 0,
             collate_fn=_collate,
+            worker_init_fn=_set_worker_signals if workers else None,
         )
 
     def __iter__(self) -> Iterator[Batch]:
@@ -172,11 +175,38 @@ class BatchLoader:
 
         Raises:
             DataError: if a sample cannot be used; the same one whether workers are used or not.
+            TrainError: if a worker died, or has no shared memory for a batch.
         """
-        for batch in self._loader:
-            if isinstance(batch, ZooError):
-                raise batch
-            yield batch
+        try:
+            for batch in self._loader:
+                if isinstance(batch, ZooError):
+                    raise batch
+                yield batch
+        except RuntimeError as error:
+            if isinstance(error, ZooError):
+                raise
+            raise self._lost_worker(error) from error
+
+    def _lost_worker(self, error: RuntimeError) -> TrainError:
+        """Which worker is gone, and what that usually means."""
+        workers = getattr(getattr(self._loader, "_iterator", None), "_workers", [])
+        for number, worker in enumerate(workers, start=1):
+            if worker.exitcode:
+                try:
+                    how = f"was killed by {signal.Signals(-worker.exitcode).name}"
+                except ValueError:
+                    how = f"ended with code {worker.exitcode}"
+                return TrainError(
+                    f"{how} in the middle of an epoch",
+                    where=f"worker {number} of {len(workers)} (process {worker.pid})",
+                    why=_shared_memory() if worker.exitcode == -signal.SIGBUS else None,
+                    fix="if memory ran out, use fewer workers or cache=False; "
+                    "--resume auto goes on from here",
+                )
+        return TrainError(
+            "samples cannot be prepared", where="workers", why=str(error).splitlines()[0],
+            fix="see what the workers said; --resume auto goes on from here",
+        )  # fmt: skip
 
 
 class _Guarded(TorchDataset[TrainingSample | ZooError]):
@@ -199,4 +229,34 @@ def _collate(items: list[TrainingSample | ZooError]) -> Batch | ZooError:
             return item
         samples.append(item)
     images, labels, names = zip(*samples, strict=True)
-    return torch.stack(images), torch.stack(labels), list(names)
+    stacked = torch.stack(images), torch.stack(labels)
+    if get_worker_info() is not None:
+        try:
+            # Done later by itself, but then a failure would be printed, and the batch never come.
+            for tensor in stacked:
+                tensor.share_memory_()  # type: ignore[no-untyped-call]
+        except (RuntimeError, OSError) as error:
+            return TrainError(
+                f"no shared memory for a batch of {sum(t.nbytes for t in stacked) >> 10} KiB",
+                where="/dev/shm",
+                why=f"{_shared_memory()}; {str(error).splitlines()[0]}",
+                fix="use fewer workers or a smaller batch, or give the container more "
+                "(--shm-size); --resume auto goes on from here",
+            )
+    return *stacked, list(names)
+
+
+def _shared_memory() -> str:
+    try:
+        disk = shutil.disk_usage("/dev/shm")
+    except OSError:
+        return "its size is not known"
+    return f"/dev/shm has {disk.free >> 20} of {disk.total >> 20} MiB free"
+
+
+def _set_worker_signals(worker: int) -> None:
+    """A worker ends with its run, not by the signals that ask the run to end."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # how the loader ends a worker that hangs
+    for name in ("SIGINT", "SIGUSR1"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)

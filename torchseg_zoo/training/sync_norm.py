@@ -27,9 +27,9 @@ def convert_batch_norm(module: nn.Module, device: torch.device) -> nn.Module:
         ``module``, or what replaces it if it is a batch norm itself.
     """
     if device.type == "cuda":
-        from timm.layers import convert_sync_batchnorm
+        from timm.layers.norm_act import convert_sync_batchnorm
 
-        converted: nn.Module = convert_sync_batchnorm(module)
+        converted: nn.Module = convert_sync_batchnorm(module)  # type: ignore[no-untyped-call]
         return converted
     if isinstance(module, _BatchNorm):
         return SyncedBatchNorm(module)
@@ -60,9 +60,8 @@ class SyncedBatchNorm(_BatchNorm):
         """(N, C, ...) → the same shape."""
         if not self.training:
             return self._finished(super().forward(x))
-        normalised, mean, variance, count = _Normalise.apply(  # type: ignore[no-untyped-call]
-            x, self.weight, self.bias, self.eps
-        )
+        found = _Normalise.apply(x, self.weight, self.bias, self.eps)
+        normalised, mean, variance, count = found
         if self.track_running_stats:
             self._follow(mean, variance, count)
         return self._finished(normalised)
@@ -97,7 +96,8 @@ class _Normalise(torch.autograd.Function):
         own_variance, own_mean = torch.var_mean(x.float(), over, correction=0)
         own_count = own_mean.new_full((1,), x.numel() / x.shape[1])
         found = _gathered(torch.cat([own_mean, own_variance, own_count]))
-        means, variances, counts = found.split([x.shape[1], x.shape[1], 1], dim=1)
+        channels = x.shape[1]
+        means, variances, counts = found.tensor_split((channels, 2 * channels), dim=1)
         count = counts.sum()
         if count <= 1:
             raise ValueError("Expected more than 1 value per channel when training")
