@@ -13,8 +13,8 @@ __all__ = ["DEFAULT_MODEL", "add_device", "add_model", "open_model", "parse_size
 DEFAULT_MODEL = "bisenet_x39.camvid"
 
 
-def add_model(parser: argparse.ArgumentParser) -> None:
-    """``--model`` and ``--checkpoint``; ``open_model`` reads them."""
+def add_model(parser: argparse.ArgumentParser, *, device: bool = True) -> None:
+    """``--model``, ``--checkpoint`` and, unless left out, ``--device``; for ``open_model``."""
     which = parser.add_mutually_exclusive_group()
     which.add_argument(
         "-m",
@@ -29,7 +29,8 @@ def add_model(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="model file of your own, as `torchseg-zoo train` writes it",
     )
-    add_device(parser)
+    if device:
+        add_device(parser)
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:

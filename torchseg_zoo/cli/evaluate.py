@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import argparse
-import json
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from torchseg_zoo.cli._options import DEFAULT_MODEL, add_model, open_model
+from torchseg_zoo.cli._options import DEFAULT_MODEL, add_model, open_model, parse_size
+from torchseg_zoo.cli._scoring_options import (
+    add_devices,
+    add_mode,
+    chosen_devices,
+    chosen_mode,
+    mode_is_chosen,
+)
 from torchseg_zoo.files import printable
-
-if TYPE_CHECKING:
-    from torchseg_zoo.data.sample import Dataset
-    from torchseg_zoo.evaluation.protocol import Origin
-    from torchseg_zoo.evaluation.result import Evaluation
-    from torchseg_zoo.evaluation.verify import Verification
-    from torchseg_zoo.models.base import SegmentationModel
 
 __all__ = ["add_parser"]
 
 _NOT_REACHED = 1
-_BOUNDARY_SHARE = 0.02  # of the picture's diagonal, as in the paper
 
 
 def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -29,11 +25,16 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     parser = verbs.add_parser(
         "evaluate",
         help="score a model on labelled pictures",
-        description="Scores whole pictures at their own size, single scale, no flip. With "
-        "--verify: by the protocol of the model's published score, under every preprocessing that "
-        "comes into question; ends with 1 unless exactly one reaches that score.",
+        description="Scores labelled pictures at their size. Several devices or processes share "
+        "the pictures, and the scores stay the same to the last pixel. With -o, a run that was "
+        "interrupted goes on with --resume. Ends with 3 if pictures were skipped.",
     )
-    add_model(parser)
+    add_model(parser, device=False)
+    parser.add_argument(
+        "-e", "--epochs", metavar="WHICH",
+        help="score snapshots of the run in -c FOLDER, one line each: last, best, 100, 100-120, "
+        "100-, or a file",
+    )  # fmt: skip
     parser.add_argument(
         "--data",
         help="list file, folder of a data set, NAME:PATH (cityscapes, voc, voc_aug, ade20k, "
@@ -41,12 +42,10 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     )
     parser.add_argument("--split", default="val", help="train, val (default) or test")
     parser.add_argument("--root", help="folder that the paths in a list file start from")
-    parser.add_argument(
-        "-o", "--output", metavar="DIR",
-        help="write card.json (scores and protocol) and report.html there, with boundary IoU, "
-        "calibration and the worst pictures",
-    )  # fmt: skip
-    parser.add_argument("--json", metavar="FILE", help="write the scores there, too")
+    add_devices(parser)
+    add_mode(parser)
+    _add_scoring(parser)
+    _add_outputs(parser)
     parser.add_argument(
         "--submit", metavar="DIR",
         help="instead of scoring, write what the test server takes there (Cityscapes: label ids, "
@@ -59,8 +58,10 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     )  # fmt: skip
     verifying = parser.add_argument_group("verifying a released checkpoint")
     verifying.add_argument(
-        "--verify", action="store_true", help="say whether the published score is reached"
-    )
+        "--verify", action="store_true",
+        help="score by the published protocol, under every preprocessing that comes into question; "
+        "ends with 1 unless exactly one reaches the published score",
+    )  # fmt: skip
     verifying.add_argument(
         "--score", metavar="MODE", default="", help="e.g. msf (default: the single-scale score)"
     )
@@ -73,80 +74,92 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     parser.set_defaults(run=partial(_run, parser))
 
 
+def _add_scoring(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--label-size", type=parse_size, metavar="HxW",
+        help="bring label maps to this size and score there; not comparable with their own size",
+    )  # fmt: skip
+    parser.add_argument(
+        "--on-bad-sample", choices=("stop", "skip"), default="stop",
+        help="what to do about pictures or labels that cannot be read (default: stop)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--fast", action="store_true",
+        help="fold batch norms first: faster, and single pixels may differ from published scores",
+    )  # fmt: skip
+
+
+def _add_outputs(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "-o", "--output", metavar="DIR",
+        help="write card.json (scores and protocol) and report.html there, with boundary IoU, "
+        "calibration and the worst pictures, and a record to resume from",
+    )  # fmt: skip
+    parser.add_argument(
+        "--resume", action="store_true", help="go on from the record in the folder of -o"
+    )
+    parser.add_argument("--json", metavar="FILE", help="write the scores there, too")
+    parser.add_argument(
+        "-p", "--save", "--save_path", metavar="DIR",
+        help="write each predicted label map there, as a PNG of class indices",
+    )  # fmt: skip
+    parser.add_argument(
+        "-s", "--show", "--show_image", nargs="?", const="shown", metavar="DIR",
+        help="write photo, truth and prediction of each picture there, side by side (default: "
+        "shown), and open the folder where there is a display",
+    )  # fmt: skip
+    parser.add_argument(
+        "-v",
+        "--verbose",
+        action="store_true",
+        help="a line for each picture, with the score so far",
+    )
+
+
 def _run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     _check_options(options)
     if options.replay:
         return _replay(options)
     if not options.data:
         parser.error("the following arguments are required: --data")
-
-    from torchseg_zoo.data.datasets import open_dataset
-    from torchseg_zoo.evaluation.evaluate import evaluate
-
-    model = open_model(options)
-    dataset = open_dataset(options.data, options.split, model.labels, root=options.root)
     if options.submit:
-        return _submit(options, model, dataset)
+        return _submit(options)
     if options.verify:
-        verification = _verify(options, model, dataset)
-        print(verification.report())
-        _write(options.json, verification.to_dict())
-        return 0 if verification.verified else _NOT_REACHED
-    evaluation = evaluate(
-        model,
-        dataset,
-        boundary_share=_BOUNDARY_SHARE if options.output else None,
-        reliability=bool(options.output),
-        origin=_origin(options),
-    )
-    print(evaluation.table(dataset.labels))
-    _write(options.json, evaluation.to_dict())
-    if options.output:
-        _report(evaluation, model, dataset, options.output)
-    return 0
+        return _verify(options)
+
+    from torchseg_zoo.cli._scoring import run
+
+    return run(options)
 
 
-def _submit(options: argparse.Namespace, model: SegmentationModel, dataset: Dataset) -> int:
+def _submit(options: argparse.Namespace) -> int:
+    from torchseg_zoo.data.datasets import open_dataset
     from torchseg_zoo.evaluation.submit import submit
 
-    files = submit(model, dataset, options.submit, split=options.split)
+    options.device = _one_device(options, "--submit")
+    model = open_model(options)
+    dataset = open_dataset(options.data, options.split, model.labels, root=options.root)
+    mode = chosen_mode(options, model.input_rule)
+    files = submit(model, dataset, options.submit, split=options.split, mode=mode)
     print(f"{len(files)} files in {printable(files[0].parent)}")
     return 0
 
 
-def _origin(options: argparse.Namespace) -> Origin:
-    from torchseg_zoo.evaluation.protocol import Origin
+def _one_device(options: argparse.Namespace, what: str) -> str:
+    from torchseg_zoo.errors import ArgumentError
 
-    return Origin(
-        checkpoint="" if options.checkpoint else options.model,
-        file=_lasting(options.checkpoint or ""),
-        data=_lasting(options.data),
-        split=options.split,
-        root=_lasting(options.root or ""),
-    )
-
-
-def _lasting(place: str) -> str:
-    """A path, or ``NAME:PATH``, that means the same in every folder; other words as they are."""
-    name, colon, path = place.partition(":")
-    if place and place != "drawn" and Path(place).exists():
-        return str(Path(place).absolute())
-    if colon and path and Path(path).exists():
-        return f"{name}:{Path(path).absolute()}"
-    return place
-
-
-def _report(
-    evaluation: Evaluation, model: SegmentationModel, dataset: Dataset, folder: str
-) -> None:
-    from torchseg_zoo.evaluation.report import write_report
-
-    report = write_report(evaluation, model, dataset, folder)
-    print(f"{printable(report.page)}\n{printable(report.card)}")
+    devices = chosen_devices(options)
+    if len(devices) > 1:
+        raise ArgumentError(
+            f"{what} works in one process", where="--devices, --processes", fix="give one device"
+        )
+    return devices[0]
 
 
 def _replay(options: argparse.Namespace) -> int:
-    from torchseg_zoo.devices import find_device
+    import torch
+
+    from torchseg_zoo.cli._scoring import write_json
     from torchseg_zoo.evaluation.replay import TOLERANCE_POINTS, replay
 
     again = replay(
@@ -154,18 +167,18 @@ def _replay(options: argparse.Namespace) -> int:
         file=options.checkpoint,
         data=options.data,
         root=options.root,
-        device=find_device(options.device),
+        device=torch.device(_one_device(options, "--replay")),
         tolerance_points=TOLERANCE_POINTS if options.tolerance is None else options.tolerance,
     )
     print(again.describe())
-    _write(options.json, again.evaluation.to_dict())
+    write_json(options.json, again.evaluation.to_dict())
     return 0 if again.holds else _NOT_REACHED
 
 
 def _check_options(options: argparse.Namespace) -> None:
     from torchseg_zoo.errors import ArgumentError
 
-    if options.verify and options.checkpoint:
+    if options.verify and (options.checkpoint or options.epochs):
         raise ArgumentError(
             "a file of your own has no published score",
             where="--verify",
@@ -177,34 +190,51 @@ def _check_options(options: argparse.Namespace) -> None:
         raise ArgumentError(
             "nothing is compared", where="--tolerance", fix="add --verify or --replay"
         )
+    if options.resume and not options.output:
+        raise ArgumentError(
+            "the record is in the folder of the report", where="--resume", fix="add -o DIR"
+        )
     if options.replay and (options.verify or options.output or options.model != DEFAULT_MODEL):
         raise ArgumentError(
             "a card names its model and has its report",
             where="--replay",
             fix="drop -m, -o and --verify; -c FILE and --data say where things are now",
         )
+    for name in ("replay", "verify"):
+        if getattr(options, name) and (mode_is_chosen(options) or _scores_otherwise(options)):
+            raise ArgumentError(
+                "how to score is written down already",
+                where=f"--{name}",
+                fix="drop the options of modes and scoring",
+            )
 
 
-def _verify(
-    options: argparse.Namespace, model: SegmentationModel, dataset: Dataset
-) -> Verification:
+def _scores_otherwise(options: argparse.Namespace) -> bool:
+    return bool(
+        options.label_size or options.fast or options.epochs or options.on_bad_sample != "stop"
+    )
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from torchseg_zoo.cli._scoring import prints, processes, write_json
+    from torchseg_zoo.data.datasets import open_dataset
     from torchseg_zoo.evaluation.verify import TOLERANCE_POINTS, verify
     from torchseg_zoo.weights import manifest
 
     name, _, tag = options.model.partition(".")
-    return verify(
-        model,
-        manifest.find(name, tag),
-        dataset,
-        split=options.split,
-        score=options.score,
-        tolerance_points=TOLERANCE_POINTS if options.tolerance is None else options.tolerance,
-    )
-
-
-def _write(path: str | None, record: dict[str, Any]) -> None:
-    from torchseg_zoo.files import atomic_write
-
-    if path:
-        text = json.dumps(record, indent=2) + "\n"
-        atomic_write(Path(path), lambda file: file.write(text.encode()))
+    with processes(options) as workers:
+        model = open_model(options)
+        dataset = open_dataset(options.data, options.split, model.labels, root=options.root)
+        verification = verify(
+            model,
+            manifest.find(name, tag),
+            dataset,
+            split=options.split,
+            score=options.score,
+            tolerance_points=TOLERANCE_POINTS if options.tolerance is None else options.tolerance,
+            workers=workers,
+        )
+    if prints(workers):
+        print(verification.report())
+        write_json(options.json, verification.to_dict())
+    return 0 if verification.verified else _NOT_REACHED

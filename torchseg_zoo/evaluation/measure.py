@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -30,6 +32,7 @@ NOTHING_YET, ENOUGH = -1, -2
 """What ``measured`` is told instead of an index: ask again later, and that there are no more."""
 
 _AHEAD_OF_GPU = 3
+_MOST_LANES = 4  # each holds the activations of a picture
 
 
 @dataclass(frozen=True)
@@ -51,18 +54,20 @@ class Plan:
 
 
 def ahead_of(device: torch.device) -> int:
-    """How many pictures to hand to a device at once.
+    """How many pictures to hand to this process at once, for a model on ``device``.
 
-    A GPU must not wait while the next picture is read. A CPU has nobody to wait for, and what it
-    was handed cannot go to another.
+    A GPU must not wait while the next picture is read. On a CPU each picture is computed by one
+    thread, because kernels round by how many threads share them; so several are in work at once.
     """
-    return _AHEAD_OF_GPU if device.type == "cuda" else 1
+    if device.type == "cpu":
+        return min(torch.get_num_threads(), _MOST_LANES)
+    return _AHEAD_OF_GPU
 
 
 def measured(
     model: SegmentationModel, dataset: Dataset, plan: Plan, more: Callable[[bool], int]
 ) -> Iterator[Outcome]:
-    """Measures the pictures it is told to, in that order.
+    """Measures the pictures it is told to, on a CPU in any order.
 
     Args:
         model: on its device; whether it was training is put back afterwards.
@@ -77,11 +82,66 @@ def measured(
             written.
     """
     network = Predictor(model).model if plan.fast else model
-    ahead = ahead_of(next(model.parameters()).device)
+    device = next(model.parameters()).device
+    each = _on_cpu if device.type == "cpu" else _on_gpu
+    with evaluating(network):
+        yield from each(network, dataset, plan, more, ahead_of(device))
+
+
+def _on_cpu(
+    model: SegmentationModel,
+    dataset: Dataset,
+    plan: Plan,
+    more: Callable[[bool], int],
+    lanes: int,
+) -> Iterator[Outcome]:
+    def one(index: int) -> Outcome:
+        return _measure(model, dataset, plan, index, partial(read_labelled, dataset, index)).wait()
+
+    working: set[Future[Outcome]] = set()
+    open_ = True
+    with _one_thread_each(), ThreadPoolExecutor(lanes) as pool:
+        try:
+            while True:
+                while open_ and len(working) < lanes:
+                    index = more(not working)
+                    if index == NOTHING_YET:
+                        break
+                    open_ = index != ENOUGH
+                    if open_:
+                        working.add(pool.submit(one, index))
+                if not working:
+                    return
+                # Pictures may be handed over while others are in work, so it is asked again soon.
+                done, working = wait(working, None if not open_ else 0.02, FIRST_COMPLETED)
+                for future in done:
+                    yield future.result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+@contextmanager
+def _one_thread_each() -> Iterator[None]:
+    """Kernels run in the thread that calls them, throughout the process."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _on_gpu(
+    model: SegmentationModel,
+    dataset: Dataset,
+    plan: Plan,
+    more: Callable[[bool], int],
+    ahead: int,
+) -> Iterator[Outcome]:
     waiting: deque[tuple[int, Future[tuple[Sample, np.ndarray]]]] = deque()
     pending: _Pending | None = None
     open_ = True
-    with evaluating(network), ThreadPoolExecutor(1) as reader:
+    with ThreadPoolExecutor(1) as reader:
         while True:
             while open_ and len(waiting) < ahead:
                 index = more(not waiting and pending is None)
@@ -93,7 +153,7 @@ def measured(
             following = None
             if waiting:
                 index, reading = waiting.popleft()
-                following = _measure(network, dataset, plan, index, reading)
+                following = _measure(model, dataset, plan, index, reading.result)
             if pending is not None:
                 yield pending.wait()
             pending = following
@@ -109,10 +169,10 @@ def _measure(
     dataset: Dataset,
     plan: Plan,
     index: int,
-    reading: Future[tuple[Sample, np.ndarray]],
+    read: Callable[[], tuple[Sample, np.ndarray]],
 ) -> _Pending:
     try:
-        sample, label = reading.result()
+        sample, label = read()
     except DataError as error:
         if not plan.skip_bad:
             raise

@@ -8,15 +8,19 @@ checkpoint whose std is unverified is scored with both, and the published score 
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from torchseg_zoo.data.preprocess import IMAGENET_STD, Preprocess
 from torchseg_zoo.data.sample import Dataset
+from torchseg_zoo.distributed import Ranks
 from torchseg_zoo.errors import ArgumentError
 from torchseg_zoo.evaluation.evaluate import evaluate
 from torchseg_zoo.evaluation.result import Evaluation
+from torchseg_zoo.evaluation.workers import Workers
 from torchseg_zoo.inference.modes import Mode, mode_from_dict
 from torchseg_zoo.models.base import SegmentationModel
 from torchseg_zoo.weights.manifest import Checkpoint, Metric
@@ -160,6 +164,9 @@ def verify(
     split: str = "val",
     score: str = "",
     tolerance_points: float = TOLERANCE_POINTS,
+    workers: Workers | Ranks | None = None,
+    record: str | os.PathLike[str] | None = None,
+    resume: bool = False,
     progress: bool = True,
 ) -> Verification:
     """Scores a released checkpoint by its published protocol, under each candidate preprocessing.
@@ -171,6 +178,8 @@ def verify(
         split: what ``dataset`` is of it, e.g. ``"val"``.
         score: mode of the published score, e.g. ``"msf"``; by default the single-scale one.
         tolerance_points: how far from it a score may be, in points of mIoU percent, 0..100.
+        workers: as in ``evaluate``.
+        record: folder for the records of all candidates; as in ``evaluate``, also ``resume``.
         progress: show a bar on stderr for each candidate.
 
     Raises:
@@ -197,12 +206,25 @@ def verify(
     try:
         for preprocess in _candidates(checkpoint):
             model.preprocess = _fitted(preprocess, metric.replay.get("resize"))
-            scores = evaluate(model, dataset, mode=mode, label_size=label_size, progress=progress)
+            scores = evaluate(
+                model,
+                dataset,
+                mode=mode,
+                label_size=label_size,
+                workers=workers,
+                record=None if record is None else Path(record) / _folder_of(preprocess),
+                resume=resume,
+                progress=progress,
+            )
             trials.append(Trial(preprocess, scores))
     finally:
         model.preprocess = before
     differences = _differences(checkpoint, metric, dataset, split, mode)
     return Verification(checkpoint, metric, tolerance_points, tuple(trials), differences)
+
+
+def _folder_of(preprocess: Preprocess) -> str:
+    return "std-" + "-".join(f"{value:g}" for value in preprocess.std)
 
 
 def _candidates(checkpoint: Checkpoint) -> list[Preprocess]:
