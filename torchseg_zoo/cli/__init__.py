@@ -18,10 +18,12 @@ _VERBS = (
     "list",
     "info",
     "prepare",
+    "check_data",
     "predict",
     "predict_large",
     "evaluate",
     "calibrate",
+    "export",
     "train",
     "weights",
 )

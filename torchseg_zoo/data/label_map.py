@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageFile
 
 from torchseg_zoo.data.decode import MAX_PIXELS, decode, decoding, orientation, turned
 from torchseg_zoo.data.label_sets import RAW_VALUES
@@ -14,7 +14,15 @@ from torchseg_zoo.data.lookup import look_up
 from torchseg_zoo.errors import ArgumentError, DataError, described
 from torchseg_zoo.files import printable
 
-__all__ = ["check_label_values", "checked_train_ids", "read_label", "to_train_ids"]
+__all__ = [
+    "allowed_values",
+    "check_label_values",
+    "checked_train_ids",
+    "decode_label",
+    "read_label",
+    "stored_indices",
+    "to_train_ids",
+]
 
 # Only in these an index surely comes back as the number that was meant.
 _LABEL_FORMATS = ("PNG", "TIFF", "BMP")
@@ -49,6 +57,28 @@ def read_label(
             not fit, or is of a format that changes them.
     """
     where = name or ("bytes" if isinstance(path, bytes) else printable(path))
+    picture, depth = decode_label(path, where)
+    label = stored_indices(picture, depth, where)
+    if num_classes is not None:
+        _check_values(label, num_classes, 255, where)
+    return label
+
+
+def decode_label(
+    path: str | os.PathLike[str] | bytes, where: str
+) -> tuple[ImageFile.ImageFile, int]:
+    """Decodes a label map's file, of a format that keeps numbers as they are.
+
+    Args:
+        path: the file, or its bytes.
+        where: its name for messages.
+
+    Returns:
+        The picture as stored, not yet turned, and its bits per sample; see ``decode``.
+
+    Raises:
+        DataError: as ``decode``; or if files of its format cannot hold a label map.
+    """
     picture, depth = decode(path, where, MAX_PIXELS)
     if picture.format not in _LABEL_FORMATS or picture.info.get("compression") in _LOSSY_TIFF:
         raise DataError(
@@ -59,11 +89,20 @@ def read_label(
             ),
             fix="export the label map again as PNG, from its source and not from this file",
         )
+    return picture, depth
+
+
+def stored_indices(picture: ImageFile.ImageFile, depth: int, where: str) -> np.ndarray:
+    """The numbers in a label map that ``decode_label`` gave, turned as EXIF wants it displayed.
+
+    Returns:
+        (H, W) uint8, C-contiguous.
+
+    Raises:
+        DataError: as ``read_label``.
+    """
     with decoding(where):
-        label = turned(_stored_indices(picture, depth, where), orientation(picture))
-    if num_classes is not None:
-        _check_values(label, num_classes, 255, where)
-    return label
+        return turned(_stored_indices(picture, depth, where), orientation(picture))
 
 
 def check_label_values(label: np.ndarray, labels: LabelSet, *, where: object) -> None:
@@ -132,17 +171,36 @@ def checked_train_ids(stored: np.ndarray, labels: LabelSet, *, where: object) ->
     if labels.raw_ids is None:
         check_label_values(stored, labels, where=where)
         return stored
-    known = RAW_VALUES.get(labels.name)
-    if known is not None and set(labels.raw_ids) <= set(known):
+    known = _known_values(labels)
+    if known is not None:
         _require_label(stored)
-        is_stray = np.ones(256, np.uint8)
-        is_stray[[*known, 255]] = 0
+        is_stray = (~allowed_values(labels)).astype(np.uint8)
         if look_up(is_stray, stored).any():
             words = f"{known.start}–{known.stop - 1}"
             fix = f"give the label files of {labels.name} as they are released"
             counts = _histogram(stored) * is_stray
             _refuse_stray(stored, counts, words + " or 255", fix, printable(where))
     return to_train_ids(stored, labels)
+
+
+def allowed_values(labels: LabelSet) -> np.ndarray:
+    """(256,) bool: which numbers a label file may hold, by the rule of ``checked_train_ids``."""
+    known = _known_values(labels)
+    allowed = np.zeros(256, np.bool_)
+    if known is not None:
+        allowed[[*known, 255]] = True
+    elif labels.raw_ids is not None:
+        allowed[:] = True
+    else:
+        allowed[: labels.num_classes] = True
+        if 0 <= labels.ignore_index <= 255:
+            allowed[labels.ignore_index] = True
+    return allowed
+
+
+def _known_values(labels: LabelSet) -> range | None:
+    known = RAW_VALUES.get(labels.name)
+    return known if known and labels.raw_ids and set(labels.raw_ids) <= set(known) else None
 
 
 def _stored_indices(picture: Image.Image, depth: int, where: str) -> np.ndarray:

@@ -27,6 +27,9 @@ class LabelSet:
         ignore_index: label value left out of losses and metrics.
         raw_ids: raw label value on disk → train id, for data sets whose files hold other values.
             Values that are not listed become ``ignore_index``. ``None``: files hold train ids.
+        raw_colors: (red, green, blue) on disk → train id or ``ignore_index``, for label maps that
+            are painted; palette files count by their colours, too. Every colour must be listed.
+            ``None``: files hold numbers.
     """
 
     name: str
@@ -34,6 +37,7 @@ class LabelSet:
     palette: tuple[Color, ...]
     ignore_index: int = 255
     raw_ids: Mapping[int, int] | None = None
+    raw_colors: Mapping[Color, int] | None = None
 
     def __post_init__(self) -> None:
         if not self.classes:
@@ -45,6 +49,12 @@ class LabelSet:
                 f"{len(self.classes)} classes but {len(self.palette)} colours",
                 where=f"labels {self.name!r}",
                 fix="give one colour per class",
+            )
+        if self.raw_ids is not None and self.raw_colors is not None:
+            raise ArgumentError(
+                "raw_ids and raw_colors exclude each other",
+                where=f"labels {self.name!r}",
+                fix="files hold numbers or colours: give one of the two",
             )
 
     @property
@@ -70,19 +80,30 @@ class LabelSet:
         }
         if self.raw_ids is not None:
             record["raw_ids"] = {str(raw): train for raw, train in self.raw_ids.items()}
+        if self.raw_colors is not None:
+            record["raw_colors"] = {
+                bytes(color).hex(): train for color, train in self.raw_colors.items()
+            }
         return record
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> LabelSet:
         """Reads the form written by ``to_dict``."""
-        raw_ids = record.get("raw_ids")
+        raw_ids, raw_colors = record.get("raw_ids"), record.get("raw_colors")
         return cls(
             name=str(record["name"]),
             classes=tuple(str(name) for name in record["classes"]),
             palette=tuple((int(r), int(g), int(b)) for r, g, b in record["palette"]),
             ignore_index=int(record.get("ignore_index", 255)),
             raw_ids=raw_ids and {int(raw): int(train) for raw, train in raw_ids.items()},
+            raw_colors=raw_colors
+            and {_color(text): int(train) for text, train in raw_colors.items()},
         )
+
+
+def _color(text: str) -> Color:
+    red, green, blue = bytes.fromhex(text.removeprefix("#"))
+    return red, green, blue
 
 
 def generic_labels(num_classes: int, name: str = "custom") -> LabelSet:

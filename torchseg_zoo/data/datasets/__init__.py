@@ -37,7 +37,12 @@ _DRAWN = {"train": (1000, 1), "val": (100, 2), "test": (100, 3)}
 
 
 def open_dataset(
-    spec: str, split: str, labels: LabelSet | None, *, root: str | Path | None = None
+    spec: str,
+    split: str,
+    labels: LabelSet | None,
+    *,
+    root: str | Path | None = None,
+    classes: LabelSet | None = None,
 ) -> Dataset:
     """The data set that ``--data`` names.
 
@@ -51,12 +56,33 @@ def open_dataset(
         labels: what the label values mean; released data sets and drawn streets bring their own,
             folders may in ``classes.txt``, and these may go without.
         root: where paths inside a list start; the list's own folder by default.
+        classes: what the label values of files of one's own mean, whatever lies beside them; data
+            sets that bring their classes must bring as many.
 
     Raises:
-        ArgumentError: if there is no such split, or ``labels`` are needed and missing.
+        ArgumentError: if there is no such split, ``labels`` are needed and missing, or the data set
+            has another number of classes than ``classes``.
         DataError: if there is no such data.
         MissingExtraError: if reading it takes a library that is not installed.
     """
+    dataset = _open(spec, split, labels, root, classes)
+    if classes is not None and dataset.labels.num_classes != classes.num_classes:
+        raise ArgumentError(
+            f"this data set has {dataset.labels.num_classes} classes of its own, "
+            f"the classes file names {classes.num_classes}",
+            where=printable(spec),
+            fix="leave the classes file out",
+        )
+    return dataset
+
+
+def _open(
+    spec: str,
+    split: str,
+    labels: LabelSet | None,
+    root: str | Path | None,
+    classes: LabelSet | None,
+) -> Dataset:
     if spec == "drawn":
         if split not in _DRAWN:
             raise ArgumentError(f"no split {split!r}", where="drawn", fix="use train, val or test")
@@ -64,7 +90,7 @@ def open_dataset(
         return DrawnStreets(length, seed=seed)
     name, place = _divided(spec)
     if name:
-        return _open_named(name, place, split, labels, root)
+        return _open_named(name, place, split, labels, root, classes)
     path = Path(spec)
     if not path.exists():
         raise DataError(
@@ -80,7 +106,7 @@ def open_dataset(
         if known:
             listing = path / f"{split}.txt"
             return open_released(known, listing if listing.is_file() else path, split, root=root)
-    return _open_own(path, split, labels, root)
+    return _open_own(path, split, labels, root, classes)
 
 
 def is_list(spec: str) -> bool:
@@ -96,12 +122,17 @@ def _divided(spec: str) -> tuple[str, str]:
 
 
 def _open_named(
-    name: str, place: str, split: str, labels: LabelSet | None, root: str | Path | None
+    name: str,
+    place: str,
+    split: str,
+    labels: LabelSet | None,
+    root: str | Path | None,
+    classes: LabelSet | None,
 ) -> Dataset:
     if not place:
         raise ArgumentError(f"no path after {name}:", where="data", fix=f"give {name}:PATH")
     if name == "hf":
-        return hugging_face(place, split, labels)
+        return hugging_face(place, split, classes or labels)
     if name in RELEASED:
         return open_released(name, place, split, root=root)
     path = Path(place)
@@ -109,21 +140,26 @@ def _open_named(
         return list_file(path, CAMVID, root=root) if path.is_file() else camvid(path, split)
     if not path.exists():
         raise DataError("no such file or folder", where=printable(path), fix="check the path")
-    return _open_own(path, split, labels, root)
+    return _open_own(path, split, labels, root, classes)
 
 
 def _open_own(
-    path: Path, split: str, labels: LabelSet | None, root: str | Path | None
+    path: Path,
+    split: str,
+    labels: LabelSet | None,
+    root: str | Path | None,
+    classes: LabelSet | None,
 ) -> FileDataset:
     """A list or folder of the user's own."""
     home = path if path.is_dir() else path.parent
-    labels = find_classes(home) or (find_classes(Path(root)) if root else None) or labels
+    beside = classes or find_classes(home) or (find_classes(Path(root)) if root else None)
+    labels = beside or labels
     if labels is None:
         raise ArgumentError(
             "files do not tell how many classes there are",
             where=printable(path),
-            fix="put their names into classes.txt beside them, or set num_classes, "
-            "as --set num_classes=12",
+            fix="name them in a file, --classes FILE or classes.txt beside them, or set "
+            "num_classes, as --set num_classes=12",
         )
     if not path.is_dir():
         return list_file(path, labels, root=root)

@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from torchseg_zoo.data.color_map import read_color_label
 from torchseg_zoo.data.datasets import cityscapes
 from torchseg_zoo.data.datasets._layout import Pairs, require_root
 from torchseg_zoo.data.datasets.mat import read_mat_label
@@ -25,7 +26,8 @@ class FileDataset:
 
     Args:
         pairs: picture path and label path, or ``None`` for a picture without labels.
-        labels: what the label values mean; its ``raw_ids`` are applied when a map is read.
+        labels: what the label values mean; its ``raw_ids`` or ``raw_colors`` are applied when a
+            map is read.
     """
 
     def __init__(self, pairs: Sequence[tuple[Path, Path | None]], labels: LabelSet) -> None:
@@ -47,11 +49,15 @@ class FileDataset:
         image, name = read_image(image_path), printable(image_path)
         if label_path is None:
             return Sample(name, image, None)
+        where = printable(label_path)
+        if self.labels.raw_colors is not None:
+            label = read_color_label(label_path, self.labels)
+            require_same_size(label, image, where=where, picture=name)
+            return Sample(name, image, label)
         read = read_mat_label if label_path.suffix.lower() == ".mat" else read_label
         stored = read(label_path)
-        require_same_size(stored, image, where=printable(label_path), picture=name)
-        label = checked_train_ids(stored, self.labels, where=label_path)
-        return Sample(name, image, label)
+        require_same_size(stored, image, where=where, picture=name)
+        return Sample(name, image, checked_train_ids(stored, self.labels, where=label_path))
 
 
 def list_file(path: str | Path, labels: LabelSet, *, root: str | Path | None = None) -> FileDataset:
