@@ -1,0 +1,85 @@
+"""Bytes only where TensorRT can have them: at the edges of the network, next to a cast."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import onnx
+
+__all__ = ["cast_at_edges"]
+
+
+def cast_at_edges(model: onnx.ModelProto) -> None:
+    """Rewrites a model in place so that its UINT8 tensors are just inputs and outputs.
+
+    A byte input is cast to FLOAT at once, before it is transposed or its shape is read; integers
+    become FLOAT before they become a byte output. All values stay the same: bytes are exact in
+    FLOAT.
+
+    Args:
+        model: a model whose byte inputs are permuted, cast to FLOAT and asked for their shape, and
+            whose byte outputs are casts of integers, as ``LabelNetwork`` is exported.
+    """
+    from onnx import TensorProto
+
+    graph = model.graph
+    for value in graph.input:
+        if value.type.tensor_type.elem_type == TensorProto.UINT8:
+            _cast_input(graph, value.name)
+    for value in graph.output:
+        if value.type.tensor_type.elem_type == TensorProto.UINT8:
+            _cast_output(graph, value.name)
+
+
+def _cast_input(graph: onnx.GraphProto, name: str) -> None:
+    from onnx import TensorProto, helper
+
+    cast = f"{name}_float"
+    for node in graph.node:
+        if node.op_type == "Transpose" and node.input[0] == name:
+            _drop_cast_of(graph, node.output[0])
+    for node in list(graph.node):
+        if node.op_type == "Cast" and node.input[0] == name:
+            _forward(graph, node.output[0], cast)
+            graph.node.remove(node)
+    for node in graph.node:
+        for position, source in enumerate(node.input):
+            if source == name:
+                node.input[position] = cast
+    graph.node.insert(0, helper.make_node("Cast", [name], [cast], cast, to=TensorProto.FLOAT))
+
+
+def _drop_cast_of(graph: onnx.GraphProto, permuted: str) -> None:
+    """Leaves out the cast after a transpose, whose result has become FLOAT already."""
+    for node in list(graph.node):
+        if node.op_type == "Cast" and node.input[0] == permuted:
+            _forward(graph, node.output[0], permuted)
+            graph.node.remove(node)
+    _forget_type(graph, permuted)
+
+
+def _cast_output(graph: onnx.GraphProto, name: str) -> None:
+    from onnx import TensorProto, helper
+
+    for position, node in enumerate(graph.node):
+        if node.op_type == "Cast" and node.output[0] == name:
+            whole = f"{name}_float"
+            first = helper.make_node("Cast", [node.input[0]], [whole], whole, to=TensorProto.FLOAT)
+            node.input[0] = whole
+            graph.node.insert(position, first)
+            return
+
+
+def _forward(graph: onnx.GraphProto, old: str, new: str) -> None:
+    for node in graph.node:
+        for position, source in enumerate(node.input):
+            if source == old:
+                node.input[position] = new
+    _forget_type(graph, old)
+
+
+def _forget_type(graph: onnx.GraphProto, name: str) -> None:
+    for value in list(graph.value_info):
+        if value.name == name:
+            graph.value_info.remove(value)
