@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -24,7 +23,7 @@ from torchseg_zoo.inference.scoring import score
 from torchseg_zoo.metrics import ConfusionMatrix
 from torchseg_zoo.models.base import SegmentationModel
 from torchseg_zoo.runtime import Runner
-from torchseg_zoo.runtime.proof import proof_path
+from torchseg_zoo.runtime.proof import artefact_digest, proof_path
 from torchseg_zoo.types import Size
 
 __all__ = ["SIZES", "TOLERANCES", "Parity", "SizeParity", "compare", "prove"]
@@ -171,7 +170,7 @@ def prove(path: str | os.PathLike[str], parities: Mapping[str, Parity]) -> Path:
     """
     path = Path(path)
     record = {
-        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "sha256": artefact_digest(path),
         "runtimes": {name: parity.to_dict() for name, parity in parities.items()},
     }
     target = proof_path(path)

@@ -57,7 +57,7 @@ def read_model(path: Path) -> bytes:
             fix="store all tensors inside the file (onnx.save_model with save_as_external_data "
             "left out)",
         )
-    check_digest(path, content)
+    check_digest(path)
     return content
 
 

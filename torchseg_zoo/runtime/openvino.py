@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from torchseg_zoo.errors import ArgumentError, ExportError, MissingExtraError
-from torchseg_zoo.files import open_regular, printable
+from torchseg_zoo.files import printable
 from torchseg_zoo.runtime.artefact import METADATA_KEY, Artefact
 from torchseg_zoo.runtime.onnx import read_model
 from torchseg_zoo.runtime.proof import check_digest
@@ -57,8 +57,7 @@ def open_runner(path: Path, *, device: str, threads: int | None, resize: bool) -
             # OpenVINO keeps an ONNX file's metadata under "framework".
             text = _info(model, "framework", METADATA_KEY)
         else:
-            with open_regular(path, error=ExportError) as file:
-                check_digest(path, file.read())
+            check_digest(path)
             model = core.read_model(path)
             text = _info(model, METADATA_KEY)
         artefact = Artefact.from_json(text, path)

@@ -7,9 +7,9 @@ import json
 from pathlib import Path
 
 from torchseg_zoo.errors import ExportError, IntegrityError
-from torchseg_zoo.files import printable
+from torchseg_zoo.files import open_regular, printable
 
-__all__ = ["check_digest", "proof_path"]
+__all__ = ["artefact_digest", "check_digest", "proof_path"]
 
 
 def proof_path(path: Path) -> Path:
@@ -17,7 +17,22 @@ def proof_path(path: Path) -> Path:
     return path.with_name(path.name + ".parity.json")
 
 
-def check_digest(path: Path, content: bytes) -> None:
+def artefact_digest(path: Path) -> str:
+    """SHA-256, in hex, of an exported file; of OpenVINO's graph together with its weights.
+
+    Raises:
+        ExportError: if it cannot be read.
+    """
+    digest = hashlib.sha256()
+    parts = [path, path.with_suffix(".bin")] if path.suffix == ".xml" else [path]
+    for part in parts:
+        with open_regular(part, error=ExportError) as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def check_digest(path: Path) -> None:
     """Refuses a file that is not the one its proof was made for; without a proof all is well.
 
     Raises:
@@ -36,7 +51,7 @@ def check_digest(path: Path, content: bytes) -> None:
             why=type(error).__name__,
             fix="export the model again, or remove the file",
         ) from error
-    found = hashlib.sha256(content).hexdigest()
+    found = artefact_digest(path)
     if found != wanted:
         raise IntegrityError(
             "is not the file that its parity.json was made for",
