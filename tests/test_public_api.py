@@ -61,8 +61,8 @@ SIGNATURES = {
     "save_model": "(model: 'SegmentationModel', path: 'str | Path') -> 'None'",
     "summary": "(model: 'SegmentationModel', *, size: 'Size | None' = None) -> 'Summary'",
     "train": "(config: 'TrainConfig', *, train_set: 'Dataset | None' = None,"
-    " val_set: 'Dataset | None' = None, resume: 'bool' = False, progress: 'bool' = True)"
-    " -> 'TrainResult'",
+    " val_set: 'Dataset | None' = None, resume: 'bool' = False, ranks: 'Ranks | None' = None,"
+    " check: 'bool' = True, progress: 'bool' = True) -> 'TrainResult'",
 }
 
 # What every factory takes; a family may add keyword-only options of its own.
