@@ -107,6 +107,14 @@ def test_other_precisions(dtype: torch.dtype) -> None:
     assert difference(mine.double(), slope) < {torch.float32: 1e-5}.get(dtype, 1e-2)
 
 
+def test_autocast_changes_nothing() -> None:
+    logits, labels, _ = case("odd", torch.float32)
+    for criterion in (cross_entropy, ohem_cross_entropy):
+        want = criterion(logits, labels, align_corners=True)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert criterion(logits, labels, align_corners=True) == want
+
+
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("criterion", [cross_entropy, ohem_cross_entropy])
 def test_nothing_labelled_costs_nothing(criterion: Any, weighted: bool) -> None:

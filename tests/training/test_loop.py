@@ -63,7 +63,8 @@ def test_a_run_leaves_log_best_and_state(whole: TrainResult) -> None:
     assert max(scores) == pytest.approx(whole.miou_percent, abs=1e-3)
     assert scores.index(max(scores)) + 1 == whole.epoch
     assert sorted(path.name for path in whole.best.parent.iterdir()) == [
-        "best.safetensors", "last.safetensors", "log.csv", "previous.safetensors",
+        "best.safetensors", "curve.png", "last.safetensors", "log.csv", "previous.safetensors",
+        "samples",
     ]  # fmt: skip
 
 
@@ -230,7 +231,7 @@ def test_settings_are_read_as_people_type_them() -> None:
         {"epochs": 0}, {"epochs": 1.5}, {"batch_size": 0}, {"lr": 0.0}, {"lr": math.nan},
         {"lr": math.inf}, {"lr": "fast"}, {"crop": 256}, {"crop": (256, 0)}, {"scales": ()},
         {"scales": (0.0,)}, {"mix_share": 1.0}, {"ema": 1.0}, {"brightness": -0.1},
-        {"optimizer": "adam"}, {"criterion": "focal"}, {"class_weights": "equal"},
+        {"optimizer": "lion"}, {"criterion": "hinge"}, {"class_weights": "equal"},
         {"mix": "drawn"}, {"mix_share": 0.2}, {"num_classes": 0}, {"num_classes": 300},
         {"head_modules": "head"}, {"seed": -1}, {"label_stride": 0}, {"workers": -1},
     ],

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
 
 from torchseg_zoo.cli._options import add_device
+
+if TYPE_CHECKING:
+    from torchseg_zoo.training.config import TrainConfig
 
 __all__ = ["add_parser"]
 
 # Option → field of TrainConfig; everything else is reached by --set.
 _FIELDS = (
-    "model", "data", "val_data", "root", "out", "epochs", "batch_size", "lr", "workers", "seed",
-    "device",
+    "model", "data", "val_data", "root", "classes", "out", "epochs", "batch_size", "lr", "workers",
+    "seed", "device",
 )  # fmt: skip
 
 
@@ -21,20 +25,33 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
         "train",
         help="train a model",
         description="Trains a model, keeps the best epoch on the validation split and a state to "
-        "resume from. Settings come from the recipe, then from these options.",
+        "resume from. Settings come from the recipe or the file, then from these options.",
     )
-    parser.add_argument("--recipe", metavar="NAME", help="settings of a published run")
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument(
+        "--recipe", metavar="NAME",
+        help="settings of a published run, e.g. bisenet_r18.cityscapes; --recipe list lists all",
+    )  # fmt: skip
+    source.add_argument("--config", metavar="FILE", help="settings that --save-config wrote")
     parser.add_argument("--model", metavar="MODEL[.TAG]", help="model to train or fine-tune")
     parser.add_argument(
         "--data",
-        help="list file, folder of a data set, NAME:PATH (cityscapes, voc_aug, ade20k, hf, ...), "
-        "or drawn",
+        help="list file, folder of a data set, NAME:PATH (cityscapes, voc_aug, ade20k, hf, "
+        "folder, ...), or drawn; with a recipe for a released data set, its path alone will do",
     )
     parser.add_argument(
         "--val-data", help="the same for validation; needed where --data is a list file"
     )
     parser.add_argument("--root", help="folder that the paths in a list file start from")
+    parser.add_argument(
+        "--classes", metavar="FILE",
+        help="names of the classes, one in a line in the order of the label values; or what "
+        "check-data proposes",
+    )  # fmt: skip
     parser.add_argument("--out", help="folder for log and checkpoints")
+    parser.add_argument(
+        "--no-check", action="store_true", help="do not look at some of the files first"
+    )
     parser.add_argument("--epochs", type=int, help="passes over the training data")
     parser.add_argument("--batch-size", type=int, help="samples per step")
     parser.add_argument("--lr", type=float, help="base learning rate")
@@ -45,21 +62,71 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
         "--set", action="append", default=[], metavar="NAME=VALUE", dest="settings",
         help="any other setting of TrainConfig, e.g. --set crop=256,256; may be repeated",
     )  # fmt: skip
-    parser.add_argument("--resume", action="store_true", help="go on from the last state in OUT")
-    parser.set_defaults(run=_run)
+    parser.add_argument(
+        "--resume", nargs="?", const="auto", choices=["auto"],
+        help="go on from the newest whole state in OUT, if there is one",
+    )  # fmt: skip
+    parser.add_argument(
+        "--from-scratch", action="store_true",
+        help="start from noise where the recipe starts from ImageNet weights",
+    )  # fmt: skip
+    parser.add_argument(
+        "--dry-run", action="store_true",
+        help="print settings, steps, parameter groups and memory, and train nothing",
+    )  # fmt: skip
+    parser.add_argument(
+        "--save-config", metavar="FILE",
+        help="write the settings to a TOML file, and train nothing",
+    )  # fmt: skip
+    parser.set_defaults(run=_run, device=None)  # the settings know their own default
 
 
 def _run(options: argparse.Namespace) -> int:
-    from torchseg_zoo.training.config import parse_settings
-    from torchseg_zoo.training.loop import train
-    from torchseg_zoo.training.recipes import recipe
+    from torchseg_zoo.training.recipes import RECIPES, check_data_given, describe_recipe
 
-    changes = {
-        name: getattr(options, name) for name in _FIELDS if getattr(options, name) is not None
-    }
-    changes |= parse_settings(options.settings)
-    config = recipe(options.recipe, **changes)
-    result = train(config, resume=options.resume)
+    if options.recipe == "list":
+        for name in RECIPES:
+            print(describe_recipe(name).splitlines()[0])
+        return 0
+    config = _settings(options)
+    if options.save_config or options.dry_run:
+        return _show(options, config)
+    check_data_given(config)
+    from torchseg_zoo.training.loop import train
+
+    result = train(config, resume=bool(options.resume), check=not options.no_check)
     print(f"best {result.best} (mIoU {result.miou_percent:.2f} % after epoch {result.epoch})")
     print(f"log  {result.log}")
+    return 0
+
+
+def _settings(options: argparse.Namespace) -> TrainConfig:
+    """Recipe or file, then options, then ``--set``."""
+    from torchseg_zoo.training.config import parse_settings
+    from torchseg_zoo.training.recipes import recipe
+    from torchseg_zoo.training.toml import read_settings
+
+    settings = read_settings(options.config) if options.config else {}
+    settings |= {
+        name: getattr(options, name) for name in _FIELDS if getattr(options, name) is not None
+    }
+    settings |= parse_settings(options.settings)
+    if options.from_scratch:
+        settings |= {"pretrained_backbone": False, "backbone_weights": None}
+    return recipe(options.recipe, **settings)
+
+
+def _show(options: argparse.Namespace, config: TrainConfig) -> int:
+    """Writes or prints what a run would be."""
+    from torchseg_zoo.training.plan import make_plan
+    from torchseg_zoo.training.recipes import describe_recipe
+    from torchseg_zoo.training.toml import format_settings, write_settings
+
+    about = describe_recipe(options.recipe) if options.recipe else ""
+    if options.save_config:
+        write_settings(options.save_config, config.to_dict(), comment=about)
+        print(f"settings {options.save_config}")
+    if options.dry_run:
+        print(format_settings(config.to_dict(), comment=about))
+        print(make_plan(config).describe())
     return 0

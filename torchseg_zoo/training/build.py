@@ -1,26 +1,26 @@
-"""What a run is made of: data sets, model, criterion."""
+"""What a run is made of: data sets, model, class weights."""
 
 from __future__ import annotations
 
-import functools
+import dataclasses
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from torchseg_zoo.data.class_weights import balanced_weights
 from torchseg_zoo.data.datasets import is_list, open_dataset
+from torchseg_zoo.data.datasets.classes import read_classes
 from torchseg_zoo.data.labels import LabelSet, generic_labels
 from torchseg_zoo.data.sample import Dataset
 from torchseg_zoo.errors import ArgumentError, DataError
 from torchseg_zoo.models.base import SegmentationModel
-from torchseg_zoo.registry import create_model
 from torchseg_zoo.training.config import TrainConfig
-from torchseg_zoo.training.losses import Criterion, cross_entropy, ohem_cross_entropy
+from torchseg_zoo.training.network import build_network
 from torchseg_zoo.weights import manifest
 
-__all__ = ["Sets", "build_model", "class_weights", "make_criterion", "open_sets"]
+__all__ = ["Sets", "build_model", "class_weights", "open_sets"]
 
 
 @dataclass(frozen=True)
@@ -50,11 +50,11 @@ def open_sets(config: TrainConfig, train_set: Dataset | None, val_set: Dataset |
         ArgumentError: if a list file is to be training and validation set.
         DataError: if a set cannot be read, is empty, or has other classes than the others.
     """
-    labels = _labels(config)
+    labels, classes = _labels(config), read_classes(config.classes) if config.classes else None
     if train_set is None:
-        train_set = open_dataset(config.data, "train", labels, root=config.root)
+        train_set = open_dataset(config.data, "train", labels, root=config.root, classes=classes)
     if val_set is None:
-        val_set = _open_validation(config, labels)
+        val_set = _open_validation(config, labels, classes)
     mix = open_dataset(config.mix, "train", labels) if config.mix else None
     sets = Sets(train_set, val_set, mix)
     _check_sets(config, sets)
@@ -70,14 +70,17 @@ def _labels(config: TrainConfig) -> LabelSet | None:
     return generic_labels(config.num_classes)
 
 
-def _open_validation(config: TrainConfig, labels: LabelSet | None) -> Dataset:
+def _open_validation(
+    config: TrainConfig, labels: LabelSet | None, classes: LabelSet | None
+) -> Dataset:
     if config.val_data is None and is_list(config.data):
         raise ArgumentError(
             "a list file is one split, and the score needs another",
             where=config.data,
             fix="name the validation list with val_data (--val-data)",
         )
-    return open_dataset(config.val_data or config.data, "val", labels, root=config.root)
+    spec = config.val_data or config.data
+    return open_dataset(spec, "val", labels, root=config.root, classes=classes)
 
 
 def _check_sets(config: TrainConfig, sets: Sets) -> None:
@@ -111,12 +114,19 @@ def _check_sets(config: TrainConfig, sets: Sets) -> None:
             )
 
 
-def build_model(config: TrainConfig, labels: LabelSet) -> SegmentationModel:
-    """The model that ``config`` names, for these classes, in training mode."""
-    options: dict[str, Any] = {"num_classes": labels.num_classes}
-    if config.pretrained_backbone:
-        options["pretrained_backbone"] = True
-    model = create_model(config.model, **options)
+def build_model(
+    config: TrainConfig, labels: LabelSet, *, resuming: bool = False
+) -> SegmentationModel:
+    """The model that ``config`` names, for these classes, in training mode.
+
+    Args:
+        config: see ``build_network``, also for what is raised.
+        labels: what the classes mean.
+        resuming: whether a state will be loaded: ImageNet weights are not needed then.
+    """
+    if resuming:
+        config = dataclasses.replace(config, pretrained_backbone=False, backbone_weights=None)
+    model = build_network(config, labels.num_classes)
     model.labels = labels
     return model.train()
 
@@ -144,23 +154,4 @@ def class_weights(config: TrainConfig, train_set: Dataset) -> Tensor | None:
         label = train_set[index].label
         if label is not None:
             counts += np.bincount(label.ravel(), minlength=256)
-    share = np.maximum(counts[:classes] / max(1, counts[:classes].sum()), 1e-4)
-    weight = share**-0.5
-    # Scaled so that the average labelled pixel weighs 1 and the learning rate keeps its meaning.
-    return torch.tensor(weight / (weight * share).sum(), dtype=torch.float32)
-
-
-def make_criterion(config: TrainConfig, weight: Tensor | None, ignore_index: int) -> Criterion:
-    """The loss of one head, as ``config`` asks for it.
-
-    Args:
-        config: names it.
-        weight: (K,) factor per class, on the device.
-        ignore_index: label value that does not count.
-    """
-    if config.criterion == "ohem":
-        return functools.partial(
-            ohem_cross_entropy, threshold=config.ohem_threshold, min_kept=config.ohem_min_kept,
-            weight=weight, ignore_index=ignore_index,
-        )  # fmt: skip
-    return functools.partial(cross_entropy, weight=weight, ignore_index=ignore_index)
+    return torch.tensor(balanced_weights(counts[:classes]), dtype=torch.float32)

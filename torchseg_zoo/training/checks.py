@@ -25,7 +25,7 @@ def check_settings(config: TrainConfig) -> None:
     Raises:
         ArgumentError: naming the first setting that cannot work.
     """
-    hints = _type_hints(type(config))
+    hints = _type_hints()
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         hint = hints[field.name]
@@ -146,5 +146,7 @@ def _by_type(hint: Any) -> Check:
 
 
 @functools.cache
-def _type_hints(kind: type) -> dict[str, Any]:
-    return get_type_hints(kind)
+def _type_hints() -> dict[str, Any]:
+    from torchseg_zoo.training.config import TrainConfig  # it imports this module
+
+    return get_type_hints(TrainConfig)

@@ -36,6 +36,8 @@ class TrainConfig:
         lateral: EncNet's lateral connections.
         pretrained_backbone: start from timm's ImageNet weights.
         backbone_weights: start from this file of ImageNet weights (safetensors or ``.pth``).
+        init_fan: which side keeps the variance of fresh head convolutions, ``"fan_in"`` or
+            ``"fan_out"``.
         epochs: passes over the training data.
         steps_per_epoch: steps that count as an epoch; the data are repeated as often as that takes.
             ``None`` for one pass over them.
@@ -113,6 +115,7 @@ class TrainConfig:
     lateral: bool = False
     pretrained_backbone: bool = False
     backbone_weights: str | None = None
+    init_fan: Literal["fan_in", "fan_out"] = "fan_in"
     epochs: int = 40
     steps_per_epoch: int | None = None
     batch_size: int = 8

@@ -51,9 +51,9 @@ def banded_cross_entropy(
     """
     if not torch.is_grad_enabled():
         logits = logits.detach()
-    result: Tensor = _BandedCrossEntropy.apply(
-        logits, labels, mass, weight, _Options(align_corners, label_smoothing, ignore_index)
-    )
+    options = _Options(align_corners, label_smoothing, ignore_index)
+    with _full_precision(logits):
+        result: Tensor = _BandedCrossEntropy.apply(logits, labels, mass, weight, options)
     return result
 
 
@@ -75,10 +75,11 @@ def true_class_probability(
     logits = _precise(logits)
     out = torch.empty(labels.shape, dtype=logits.dtype, device=logits.device)
     run = _fast(_probabilities, logits.device)
-    for band in bands(logits, labels, align_corners):
-        out[band.pictures, band.rows] = run(
-            band.across(logits), band.down, labels[band.pictures, band.rows], ignore_index
-        )
+    with _full_precision(logits):
+        for band in bands(logits, labels, align_corners):
+            out[band.pictures, band.rows] = run(
+                band.across(logits), band.down, labels[band.pictures, band.rows], ignore_index
+            )
     return out
 
 
@@ -198,6 +199,11 @@ def _probabilities(wide: Tensor, down: Tensor, labels: Tensor, ignore_index: int
 def _precise(logits: Tensor) -> Tensor:
     """Half precision is too coarse for sums over classes and pixels."""
     return logits.float() if logits.itemsize < 4 else logits
+
+
+def _full_precision(logits: Tensor) -> torch.autocast:
+    """Resizing is a product here, and autocast would take it for one that bears half precision."""
+    return torch.autocast(logits.device.type, enabled=False)
 
 
 class _Compiled:

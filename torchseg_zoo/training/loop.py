@@ -24,17 +24,17 @@ from torchseg_zoo.errors import ArgumentError, DataError, ResumeError, TrainErro
 from torchseg_zoo.evaluation.evaluate import evaluate
 from torchseg_zoo.files import atomic_write, make_folder
 from torchseg_zoo.models.checkpoint import save_model
-from torchseg_zoo.training.build import build_model, class_weights, make_criterion, open_sets
+from torchseg_zoo.training.build import build_model, class_weights, open_sets
 from torchseg_zoo.training.config import TrainConfig
 from torchseg_zoo.training.fingerprint import fingerprint
-from torchseg_zoo.training.losses import total_loss
-from torchseg_zoo.training.optim import learning_rate, make_optimizer
+from torchseg_zoo.training.objective import Objective
+from torchseg_zoo.training.optim import make_optimizer, scheduled_rate
 from torchseg_zoo.training.samples import Batch, BatchLoader, EpochBatches, TrainingSamples
+from torchseg_zoo.training.scoring import scoring
 from torchseg_zoo.training.signals import StopSignals
 from torchseg_zoo.training.state import Parts, Progress, StateFiles
 from torchseg_zoo.training.step import TrainStep, labelled_mass, update_average
 from torchseg_zoo.training.team import Team
-from torchseg_zoo.types import SegOutput
 
 __all__ = ["TrainResult", "train"]
 
@@ -107,20 +107,18 @@ def train(
 
     torch.manual_seed(config.seed)
     labels = sets.train.labels
-    model = build_model(config, labels).to(team.device).to(memory_format=torch.channels_last)
+    model = build_model(config, labels, resuming=bool(files.found())).to(team.device)
+    model = model.to(memory_format=torch.channels_last)
     averaged = copy.deepcopy(model).requires_grad_(False) if config.ema else None
     if config.sync_bn:
         team.sync_batch_norm(model)
-    optimizer = make_optimizer(model, config)
+    optimizer = make_optimizer(model, config, processes=team.size)
     weight = class_weights(config, sets.train)
     weight = None if weight is None else weight.to(team.device)
-    criterion = make_criterion(config, weight, labels.ignore_index)
-
-    def loss_of(output: SegOutput, targets: Tensor) -> Tensor:
-        return total_loss(
-            output, targets.long(), criterion,
-            aux_weight=config.aux_weight, align_corners=model.config.align_corners,
-        )  # fmt: skip
+    loss_of = Objective(
+        config, weight=weight, ignore_index=labels.ignore_index,
+        align_corners=model.config.align_corners,
+    )  # fmt: skip
 
     def mass_of(targets: Tensor) -> Tensor:
         return labelled_mass(targets, weight, labels.ignore_index)
@@ -130,7 +128,6 @@ def train(
     state = files.load(parts) if files.found() else Progress()
     team.same((state.epoch, state.step), "state")
     loader = BatchLoader(TrainingSamples(sets.train, sets.mix, config), batches, config.workers)
-    steps = config.epochs * len(batches)
 
     def save() -> None:
         team.first_does(lambda: files.save(state, parts))
@@ -147,9 +144,9 @@ def train(
             )  # fmt: skip
             for images, targets, names in bar:
                 for group in optimizer.param_groups:
-                    group["lr"] = learning_rate(
-                        group["base_lr"], state.step, steps,
-                        power=config.poly_power, warmup_steps=config.warmup_steps,
+                    group["lr"] = scheduled_rate(
+                        config, group["base_lr"], state.step,
+                        epochs=config.epochs, steps_per_epoch=len(batches),
                     )  # fmt: skip
                 team.seed_step(config.seed, state.step)
                 loss = take_step(images, targets)
@@ -176,10 +173,11 @@ def train(
                 save()  # an evaluation may take long, and be interrupted
                 candidate = averaged if averaged is not None else model
                 team.share_buffers(candidate)
-                scores = evaluate(
-                    candidate, sets.val, workers=ranks, progress=progress,
-                    watch=lambda score, scores: signals.end_now(state.step),
-                )  # fmt: skip
+                with scoring(config, candidate) as protocol:
+                    scores = evaluate(
+                        candidate, sets.val, **protocol, workers=ranks, progress=progress,
+                        watch=lambda score, scores: signals.end_now(state.step),
+                    )  # fmt: skip
                 row["miou_percent"] = f"{scores.miou_percent:.3f}"
                 row["pixel_accuracy_percent"] = f"{scores.pixel_accuracy_percent:.3f}"
                 if scores.miou_percent > state.best_miou:

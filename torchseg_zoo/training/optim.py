@@ -11,7 +11,13 @@ from torchseg_zoo.errors import ArgumentError
 from torchseg_zoo.models.base import SegmentationModel
 from torchseg_zoo.training.config import TrainConfig
 
-__all__ = ["learning_rate", "make_optimizer", "parameter_groups"]
+__all__ = [
+    "config_groups",
+    "learning_rate",
+    "make_optimizer",
+    "parameter_groups",
+    "scheduled_rate",
+]
 
 
 def parameter_groups(
@@ -74,18 +80,54 @@ def _split(module: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
     return decayed, plain
 
 
-def make_optimizer(model: SegmentationModel, config: TrainConfig) -> torch.optim.Optimizer:
-    """The optimizer that ``config`` asks for, over ``parameter_groups``."""
-    groups = parameter_groups(
+def make_optimizer(
+    model: SegmentationModel, config: TrainConfig, *, processes: int = 1
+) -> torch.optim.Optimizer:
+    """The optimizer that ``config`` asks for, over ``config_groups``.
+
+    Args:
+        model: the model.
+        config: optimizer, rates, decay.
+        processes: how many train together.
+    """
+    groups = config_groups(model, config, processes=processes)
+    if config.optimizer == "adamw":
+        return torch.optim.AdamW(groups, fused=True)
+    if config.optimizer == "adam":
+        return torch.optim.Adam(groups, fused=True)
+    return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum)
+
+
+def config_groups(
+    model: SegmentationModel, config: TrainConfig, *, processes: int = 1
+) -> list[dict[str, Any]]:
+    """``parameter_groups`` by the settings of a run; arguments as in ``make_optimizer``."""
+    return parameter_groups(
         model,
-        lr=config.lr,
+        lr=config.lr * (processes if config.lr_per_process else 1),
         weight_decay=config.weight_decay,
         head_lr_multiplier=config.head_lr_multiplier,
         head_modules=config.head_modules,
     )
-    if config.optimizer == "adamw":
-        return torch.optim.AdamW(groups, fused=True)
-    return torch.optim.SGD(groups, lr=config.lr, momentum=0.9)
+
+
+def scheduled_rate(
+    config: TrainConfig, base_lr: float, step: int, *, epochs: int, steps_per_epoch: int
+) -> float:
+    """A group's learning rate at a step, by the settings of a run.
+
+    Args:
+        config: power, warm-up, lag and floor of the schedule.
+        base_lr: the group's ``base_lr``.
+        step: from 0 on.
+        epochs: of the whole run.
+        steps_per_epoch: steps that make one.
+    """
+    at = max(0, step - config.lr_lag)
+    if config.poly_per_epoch:
+        at -= at % steps_per_epoch
+    rate = learning_rate(base_lr, at, epochs * steps_per_epoch, power=config.poly_power)
+    return max(rate, config.min_lr) * _warm_up(step, config.warmup_steps)
 
 
 def learning_rate(
@@ -96,6 +138,8 @@ def learning_rate(
     The first ``warmup_steps`` steps are scaled up linearly, from ``1 / warmup_steps``.
     """
     rate: float = base_lr * (1 - step / steps) ** power
-    if step < warmup_steps:
-        rate *= (step + 1) / warmup_steps
-    return rate
+    return rate * _warm_up(step, warmup_steps)
+
+
+def _warm_up(step: int, steps: int) -> float:
+    return (step + 1) / steps if step < steps else 1.0

@@ -1,16 +1,24 @@
-"""Settings of runs that can be named. Variants are made with ``dataclasses.replace``."""
+"""Settings of runs that can be named. Variants are made with ``dataclasses.replace``.
+
+The published ones are in ``recipes_torchseg`` and ``recipes_papers``.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
+import inspect
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+from torchseg_zoo.data.datasets import DATASET_NAMES
 from torchseg_zoo.errors import ArgumentError
 from torchseg_zoo.training.config import TrainConfig
+from torchseg_zoo.training.recipes_papers import PAPERS
+from torchseg_zoo.training.recipes_torchseg import TORCHSEG
 
-__all__ = ["RECIPES", "recipe"]
+__all__ = ["RECIPES", "check_data_given", "describe_recipe", "recipe"]
 
 
 def bisenet_x39_camvid() -> TrainConfig:
@@ -41,11 +49,19 @@ def bisenet_x39_camvid() -> TrainConfig:
     )
 
 
-RECIPES: dict[str, Callable[[], TrainConfig]] = {"bisenet_x39.camvid": bisenet_x39_camvid}
+RECIPES: dict[str, Callable[[], TrainConfig]] = {
+    "bisenet_x39.camvid": bisenet_x39_camvid,
+    **TORCHSEG,
+    **PAPERS,
+}
+_TRAINED_HERE = ("bisenet_x39.camvid",)
 
 
 def recipe(name: str | None = None, /, **changes: Any) -> TrainConfig:
     """The named run's settings, or the defaults, with changes.
+
+    Where a recipe is for a released data set, ``data`` and ``val_data`` need only say where it is:
+    a path without a ``NAME:`` gets the recipe's.
 
     Args:
         name: one of ``RECIPES``; ``None`` for the defaults.
@@ -56,6 +72,47 @@ def recipe(name: str | None = None, /, **changes: Any) -> TrainConfig:
     """
     if name is None:
         return TrainConfig.from_dict(changes)
+    settings = dataclasses.asdict(_find(name)())
+    for field in ("data", "val_data"):
+        if isinstance(changes.get(field), str):
+            changes[field] = _of_dataset(settings["data"], changes[field])
+    return TrainConfig.from_dict(settings | changes)
+
+
+def describe_recipe(name: str) -> str:
+    """What is known of a recipe: its score, and whether it was run here.
+
+    Raises:
+        ArgumentError: if there is no such recipe.
+    """
+    text = inspect.getdoc(_find(name)) or ""
+    status = (
+        "trained here" if name in _TRAINED_HERE else "configured as published; not trained here"
+    )
+    return f"{name}: {status}\n{text}"
+
+
+def check_data_given(config: TrainConfig) -> None:
+    """Checks that a released data set is named with the place where it lies.
+
+    Raises:
+        ArgumentError: if it is not.
+    """
+    if config.data in DATASET_NAMES and not Path(config.data).exists():
+        raise ArgumentError(
+            f"the recipe is for {config.data}, and needs to know where that is",
+            where="data",
+            fix="give its folder, as --data /path/to/it",
+        )
+
+
+def _of_dataset(dataset: str, place: str) -> str:
+    """``place`` as that data set's, unless it names one itself."""
+    named = place.partition(":")[0] in DATASET_NAMES or place == "drawn"
+    return place if named or dataset not in DATASET_NAMES else f"{dataset}:{place}"
+
+
+def _find(name: str) -> Callable[[], TrainConfig]:
     if name not in RECIPES:
         near = difflib.get_close_matches(name, RECIPES, n=1)
         raise ArgumentError(
@@ -63,4 +120,4 @@ def recipe(name: str | None = None, /, **changes: Any) -> TrainConfig:
             where="recipe",
             fix=f"did you mean {near[0]}?" if near else f"choose from {', '.join(RECIPES)}",
         )
-    return TrainConfig.from_dict(dataclasses.asdict(RECIPES[name]()) | changes)
+    return RECIPES[name]

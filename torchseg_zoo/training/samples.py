@@ -26,16 +26,24 @@ TrainingSample = tuple[Tensor, Tensor, str]
 Batch = tuple[Tensor, Tensor, list[str]]
 
 
-def epoch_order(main: int, mix: int, mix_share: float, *, seed: int, epoch: int) -> list[Key]:
+def epoch_order(
+    main: int, mix: int, mix_share: float, *, seed: int, epoch: int, length: int | None = None
+) -> list[Key]:
     """The samples of one epoch, in order.
 
-    Each sample of the main set comes once. Between them stand ``mix_share`` of all, drawn from the
-    second set without repeats as long as it lasts.
+    Each sample of the main set comes once, or with a ``length`` as often as fills it, give or take
+    one time. Between them stand ``mix_share`` of all, drawn from the second set without repeats as
+    long as it lasts.
     """
     random = generator(seed, epoch, _ORDER)
-    extra = round(main * mix_share / (1 - mix_share)) if mix else 0
-    picked = [(0, int(index)) for index in random.permutation(main)]
-    while extra > 0:
+    share = mix_share if mix else 0.0
+    wanted = main if length is None or not main else round(length * (1 - share))
+    extra = round(wanted * share / (1 - share)) if length is None else length - wanted
+    picked: list[tuple[int, int]] = []
+    while wanted > 0:
+        picked += [(0, int(index)) for index in random.permutation(main)[:wanted]]
+        wanted -= main
+    while mix and extra > 0:
         picked += [(1, int(index)) for index in random.permutation(mix)[:extra]]
         extra -= mix
     order = random.permutation(len(picked))
@@ -134,7 +142,7 @@ class EpochBatches:
         self.first = 0
 
     def __len__(self) -> int:
-        return len(self._order()) // self._config.batch_size
+        return self._config.steps_per_epoch or len(self._order()) // self._config.batch_size
 
     def __iter__(self) -> Iterator[list[Key]]:
         order, size = self._order(), self._config.batch_size
@@ -146,8 +154,9 @@ class EpochBatches:
     def _order(self) -> list[Key]:
         config = self._config
         return epoch_order(
-            self._main, self._mix, config.mix_share, seed=config.seed, epoch=self.epoch
-        )
+            self._main, self._mix, config.mix_share, seed=config.seed, epoch=self.epoch,
+            length=config.steps_per_epoch and config.steps_per_epoch * config.batch_size,
+        )  # fmt: skip
 
 
 class BatchLoader:
