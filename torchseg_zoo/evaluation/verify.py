@@ -25,7 +25,15 @@ from torchseg_zoo.inference.modes import Mode, mode_from_dict
 from torchseg_zoo.models.base import SegmentationModel
 from torchseg_zoo.weights.manifest import Checkpoint, Metric
 
-__all__ = ["TOLERANCE_POINTS", "Trial", "Verification", "verify"]
+__all__ = [
+    "TOLERANCE_POINTS",
+    "Trial",
+    "Verification",
+    "departures",
+    "measure_trials",
+    "mode_of",
+    "verify",
+]
 
 TOLERANCE_POINTS = 0.5
 """How far a score may be from the published one by default, in points of mIoU percent: resizing and
@@ -198,9 +206,40 @@ def verify(
         raise ArgumentError(
             f"{tolerance_points} is no tolerance", where="tolerance", fix="e.g. 0.5"
         )
-    mode = mode_from_dict(metric.replay["mode"]) if "mode" in metric.replay else None
-    size = metric.replay.get("label_size")
-    label_size = (size[0], size[1]) if size else None
+    trials = measure_trials(
+        model,
+        checkpoint,
+        metric,
+        dataset,
+        workers=workers,
+        record=record,
+        resume=resume,
+        progress=progress,
+    )
+    differences = departures(checkpoint, metric, dataset, split)
+    return Verification(checkpoint, metric, tolerance_points, trials, differences)
+
+
+def measure_trials(
+    model: SegmentationModel,
+    checkpoint: Checkpoint,
+    metric: Metric,
+    dataset: Dataset,
+    *,
+    at_full_size: bool = False,
+    workers: Workers | Ranks | None = None,
+    record: str | os.PathLike[str] | None = None,
+    resume: bool = False,
+    progress: bool = True,
+) -> tuple[Trial, ...]:
+    """Scores a checkpoint by a metric's protocol, under each candidate preprocessing.
+
+    Args:
+        model: see ``verify``, also for ``checkpoint``, ``dataset``, and what is passed on.
+        metric: whose mode, resizing and label size are taken.
+        at_full_size: score labels at their own size whatever the metric says.
+    """
+    size = None if at_full_size else metric.replay.get("label_size")
     before = model.preprocess
     trials = []
     try:
@@ -209,8 +248,8 @@ def verify(
             scores = evaluate(
                 model,
                 dataset,
-                mode=mode,
-                label_size=label_size,
+                mode=mode_of(metric),
+                label_size=(size[0], size[1]) if size else None,
                 workers=workers,
                 record=None if record is None else Path(record) / _folder_of(preprocess),
                 resume=resume,
@@ -219,8 +258,12 @@ def verify(
             trials.append(Trial(preprocess, scores))
     finally:
         model.preprocess = before
-    differences = _differences(checkpoint, metric, dataset, split, mode)
-    return Verification(checkpoint, metric, tolerance_points, tuple(trials), differences)
+    return tuple(trials)
+
+
+def mode_of(metric: Metric) -> Mode | None:
+    """The inference mode that a score was published for; ``None`` if that is not known."""
+    return mode_from_dict(metric.replay["mode"]) if "mode" in metric.replay else None
 
 
 def _folder_of(preprocess: Preprocess) -> str:
@@ -248,9 +291,10 @@ def _fitted(preprocess: Preprocess, resize: Mapping[str, int] | None) -> Preproc
     )
 
 
-def _differences(
-    checkpoint: Checkpoint, metric: Metric, dataset: Dataset, split: str, mode: Mode | None
+def departures(
+    checkpoint: Checkpoint, metric: Metric, dataset: Dataset, split: str
 ) -> tuple[str, ...]:
+    """Where a measurement on this data departs from a metric's protocol, in words."""
     found = []
     if dataset.labels.name != checkpoint.labels.name:
         found.append(
@@ -261,7 +305,7 @@ def _differences(
     expected = _PICTURES.get((metric.dataset, metric.split))
     if expected is not None and len(dataset) != expected:
         found.append(f"{len(dataset)} pictures, {metric.dataset} {metric.split} has {expected}")
-    if mode is None and metric.mode != "whole":
+    if mode_of(metric) is None and metric.mode != "whole":
         found.append(f"the published mode, {metric.mode}, cannot be replayed; pictures went whole")
     return tuple(found)
 
