@@ -142,3 +142,24 @@ def test_one_class_is_certain_everywhere() -> None:
 def test_extreme_logits_stay_finite() -> None:
     logits = torch.tensor([[[[1e4]], [[-1e4]], [[1e4]]]])
     assert tail.confidence(logits, (2, 2), align_corners=True).tolist() == [[[0.5] * 2] * 2]
+
+
+@pytest.mark.parametrize("align_corners", [False, True])
+def test_what_a_gpu_compiles_is_the_definition(align_corners: bool) -> None:
+    """Traced and decomposed as for a GPU's kernel, without generating its code."""
+    kernel = tail._Kernel(backend="aot_eager_decomp_partition")
+    for source, size in SIZES[:3]:
+        logits = logits_of(2, 5, source)
+        labels = kernel(logits.half(), size, align_corners)
+        assert labels is not None and labels.dtype == torch.uint8
+        assert_same_but_for_ties(labels, resized(logits.half().float(), size, align_corners))
+
+
+def test_without_a_compiler_it_is_said_once_and_done_by_bands() -> None:
+    kernel = tail._Kernel(backend="no such compiler")
+    logits = logits_of(1, 3, (4, 4))
+    with pytest.warns(RuntimeWarning, match="without a compiled kernel"):
+        assert kernel(logits, (8, 8), False) is None
+    assert kernel(logits, (8, 8), False) is None  # warnings are errors here: nothing is said again
+    labels = tail._labels_by_bands(logits, (8, 8), False)
+    assert_same_but_for_ties(labels, resized(logits, (8, 8), False))

@@ -67,7 +67,7 @@ def open_model(options: argparse.Namespace) -> SegmentationModel:
 
 def parse_size(text: str) -> tuple[int, int]:
     """``512x1024`` → (512, 1024), height and width."""
-    height, cross, width = text.lower().partition("x")
+    height, cross, width = text.lower().replace("×", "x").partition("x")
     if not (cross and height.isdecimal() and width.isdecimal() and int(height) and int(width)):
         raise argparse.ArgumentTypeError(f"{text!r} is no size; give HEIGHTxWIDTH, as 512x1024")
     return int(height), int(width)

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import re
 from typing import TYPE_CHECKING
 
-from torchseg_zoo.errors import ArgumentError
+from torchseg_zoo.cli._options import parse_size
 from torchseg_zoo.weights import terms
 
 if TYPE_CHECKING:
     from torchseg_zoo.models.base import SegmentationModel
-    from torchseg_zoo.types import Size
     from torchseg_zoo.weights.manifest import Checkpoint
 
 __all__ = ["add_parser"]
@@ -26,7 +24,9 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
         "are neither made nor fetched.",
     )
     parser.add_argument("model", metavar="MODEL[.TAG]")
-    parser.add_argument("--size", metavar="HxW", help="count the work at this size")
+    parser.add_argument(
+        "--size", type=parse_size, metavar="HxW", help="count the work at this size"
+    )
     parser.set_defaults(run=_run)
 
 
@@ -48,7 +48,7 @@ def _run(options: argparse.Namespace) -> int:
             model = cls(cls.config_class.from_dict(checkpoint.config))
     if checkpoint is not None:
         model.preprocess = checkpoint.preprocess
-    counted = summary(model, size=_size(options.size))
+    counted = summary(model, size=options.size)
 
     height, width = counted.size
     rule = model.input_rule
@@ -107,12 +107,3 @@ def _print(rows: dict[str, str]) -> None:
     width = max(map(len, rows)) + 1
     for name, value in rows.items():
         print(f"{name + ':':<{width}} {value}")
-
-
-def _size(text: str | None) -> Size | None:
-    if text is None:
-        return None
-    match = re.fullmatch(r"(\d+)[x×,](\d+)", text.strip())
-    if match is None or 0 in (int(match[1]), int(match[2])):
-        raise ArgumentError(f"{text!r} is not a size", where="--size", fix="write 512x1024")
-    return int(match[1]), int(match[2])

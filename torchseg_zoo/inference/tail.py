@@ -3,6 +3,8 @@
 Both functions agree with a bilinear ``interpolate`` of the logits followed by ``argmax`` (or by the
 largest softmax probability), up to rounding where two classes tie.
 
+On a GPU one compiled kernel resizes and compares, without a compiler bands of rows do.
+
 On a CPU the work is done per row of source cells, so that everything stays in the cache. A pixel
 whose four surrounding logit vectors have the same largest class has that class, too, because
 interpolation is a convex combination: most pixels of a real picture need no interpolation at all.
@@ -10,11 +12,13 @@ interpolation is a convex combination: most pixels of a real picture need no int
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from torchseg_zoo.inference.certainty import certainty
@@ -23,9 +27,7 @@ from torchseg_zoo.types import Size
 
 __all__ = ["Tail", "confidence", "label_map"]
 
-_BAND_ELEMENTS = (
-    1 << 18
-)  # floats of one band of resized logits: 1 MiB, so that it stays in the cache
+_BAND_ELEMENTS = 1 << 18  # floats of one band of resized logits: 1 MiB, which stays in the cache
 _DENSE_SHARE = 0.7  # above this share of a row's pixels, picking columns costs more than it saves
 
 
@@ -49,10 +51,12 @@ def label_map(logits: Tensor, size: Size, *, align_corners: bool) -> Tensor:
     if logits.device.type == "cpu":
         maps = [_labels_of(plane, size, align_corners) for plane in logits.float().numpy()]
         return torch.from_numpy(np.stack(maps))
-    out = torch.empty((logits.shape[0], *size), dtype=torch.uint8, device=logits.device)
-    for rows, band in _bands(logits, size, align_corners):
-        out[:, rows] = band.argmax(1).to(torch.uint8)
-    return out
+    if (
+        logits.device.type == "cuda"
+        and (labels := _kernel(logits, size, align_corners)) is not None
+    ):
+        return labels
+    return _labels_by_bands(logits, size, align_corners)
 
 
 def confidence(
@@ -77,6 +81,56 @@ def confidence(
     for rows, band in _bands(logits, size, align_corners):
         out[:, rows] = certainty(band, kind, temperature)
     return out
+
+
+def _labels_by_bands(logits: Tensor, size: Size, align_corners: bool) -> Tensor:
+    out = torch.empty((logits.shape[0], *size), dtype=torch.uint8, device=logits.device)
+    for rows, band in _bands(logits, size, align_corners):
+        out[:, rows] = band.argmax(1).to(torch.uint8)
+    return out
+
+
+def _resized_argmax(logits: Tensor, size: Size, align_corners: bool) -> Tensor:
+    """The definition; the compiler makes one kernel of it, which keeps no resized logits."""
+    resized = F.interpolate(logits.float(), size, mode="bilinear", align_corners=align_corners)
+    return resized.argmax(1).to(torch.uint8)
+
+
+class _Kernel:
+    """``_resized_argmax`` as one compiled kernel.
+
+    Args:
+        backend: of ``torch.compile``.
+    """
+
+    def __init__(self, backend: str = "inductor") -> None:
+        self._backend = backend
+        self._run: Callable[[Tensor, Size, bool], Tensor] | None = None
+        self._failed = False
+
+    def __call__(self, logits: Tensor, size: Size, align_corners: bool) -> Tensor | None:
+        """Labels; ``None`` where it cannot be compiled, which is said once."""
+        if self._failed:
+            return None
+        try:
+            if self._run is None:
+                self._run = torch.compile(_resized_argmax, dynamic=True, backend=self._backend)
+            return self._run(logits, size, align_corners)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # the compiler and Triton raise what they like
+            self._failed = True
+            why = str(error).strip().splitlines()[:1]
+            warnings.warn(
+                "labels are made without a compiled kernel, which is slower: "
+                f"{type(error).__name__}: {''.join(why)[:120]}",
+                RuntimeWarning,
+                stacklevel=3,
+            )
+            return None
+
+
+_kernel = _Kernel()
 
 
 class _Taps(NamedTuple):
