@@ -5,6 +5,7 @@ A golden file is one line in ``GOLDENS``; everything else is read from it.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 from dataclasses import dataclass
@@ -20,8 +21,9 @@ from golden import procedural
 from torchseg_zoo.models.base import SegmentationModel
 from torchseg_zoo.models.checkpoint import model_from_state_dict
 from torchseg_zoo.training.border import border_loss, legacy_border_loss
-from torchseg_zoo.training.losses import cross_entropy, ohem_cross_entropy, total_loss
-from torchseg_zoo.training.optim import parameter_groups
+from torchseg_zoo.training.objective import Objective
+from torchseg_zoo.training.optim import config_groups
+from torchseg_zoo.training.recipes import recipe
 from torchseg_zoo.types import SegOutput
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -36,8 +38,7 @@ class Golden:
         factors: by how much the original resizes the heads, in the order of its ``heads``.
         heads: our names of these heads; "" is the main one.
         groups: original module name → ours, where they differ; those with the same ours are summed.
-        lr_heads: modules with ten times the rate; ``None`` for all but the backbone.
-        aux_weight: factor on the auxiliary losses of the training step.
+        recipe: the settings of the original's training script.
         log_heads: whether the file holds the heads' log-probabilities instead of their logits.
         borders: our names of DFN's border heads, in the order of its ``border_heads``.
     """
@@ -46,15 +47,13 @@ class Golden:
     factors: tuple[int, ...]
     heads: tuple[str, ...]
     groups: tuple[tuple[str, tuple[str, ...]], ...] = ()
-    lr_heads: tuple[str, ...] | None = None
-    aux_weight: float = 1.0
+    recipe: str = ""
     log_heads: bool = False
     borders: tuple[str, ...] = ()
 
 
 BISENET_HEADS = ("stride16", "stride8", "")
 BISENET_GROUPS = (("context_path", ("backbone",)), ("heads", ("head", "aux_heads")))
-X39_HEADS = ("head", "aux_heads", "ffm")
 FULL, SPEED = (16, 8, 8), (2, 1, 1)
 DFN = Golden(
     "dfn_r101",
@@ -72,28 +71,32 @@ DFN = Golden(
     borders=("border4", "border8", "border16", "border32"),
 )
 
+
+def bisenet(model: str, factors: tuple[int, ...], recipe: str) -> Golden:
+    return Golden(model, factors, BISENET_HEADS, BISENET_GROUPS, recipe=recipe)
+
+
 GOLDENS = {
-    "torchseg/bisenet_r18": Golden("bisenet_r18", FULL, BISENET_HEADS, BISENET_GROUPS),
-    "torchseg/bisenet_r18_speed": Golden("bisenet_r18_speed", SPEED, BISENET_HEADS, BISENET_GROUPS),
-    "torchseg/bisenet_r101": Golden("bisenet_r101", FULL, BISENET_HEADS, BISENET_GROUPS),
-    "torchseg/bisenet_x39": Golden("bisenet_x39", FULL, BISENET_HEADS, BISENET_GROUPS, X39_HEADS),
-    "torchseg/bisenet_x39_speed": Golden(
-        "bisenet_x39", SPEED, BISENET_HEADS, BISENET_GROUPS, X39_HEADS
+    "torchseg/bisenet_r18": bisenet("bisenet_r18", FULL, "bisenet_r18.cityscapes"),
+    "torchseg/bisenet_r18_speed": bisenet(
+        "bisenet_r18_speed", SPEED, "bisenet_r18_speed.cityscapes"
     ),
+    "torchseg/bisenet_r101": bisenet("bisenet_r101", FULL, "bisenet_r101.cityscapes"),
+    "torchseg/bisenet_x39": bisenet("bisenet_x39", FULL, "bisenet_x39.cityscapes"),
+    "torchseg/bisenet_x39_speed": bisenet("bisenet_x39", SPEED, "bisenet_x39_speed.cityscapes"),
     "torchseg/fcn32s_r101": Golden(
         "fcn32s_r101",
         (32, 16),
         ("", "stage3"),
         (("FCN", ("backbone", "head", "aux_heads")),),
-        lr_heads=(),
-        aux_weight=0.5,
+        recipe="fcn32s_r101.voc",
     ),
     "torchseg/pspnet_r50": Golden(
         "pspnet_r50",
         (8, 8),
         ("", "stage3"),
         (("psp_layer", ("head",)), ("aux_layer", ("aux_heads",))),
-        aux_weight=0.4,
+        recipe="pspnet_r50.ade20k",
         log_heads=True,
     ),
     "torchseg/psanet_r50": Golden(
@@ -101,10 +104,11 @@ GOLDENS = {
         (8, 8),
         ("", "stage3"),
         (("psa_layer", ("head",)), ("aux_layer", ("aux_heads",))),
+        recipe="psanet_r50.ade20k",
         log_heads=True,
     ),
-    "torchseg/dfn_r101_voc21": DFN,
-    "torchseg/dfn_r101_city19": DFN,
+    "torchseg/dfn_r101_voc21": dataclasses.replace(DFN, recipe="dfn_r101.voc"),
+    "torchseg/dfn_r101_city19": dataclasses.replace(DFN, recipe="dfn_r101.cityscapes"),
 }
 
 every_golden = pytest.mark.parametrize("name", GOLDENS)
@@ -230,18 +234,12 @@ def test_parameter_counts(name: str) -> None:
 @every_golden
 def test_parameter_groups(name: str) -> None:
     rename = dict(GOLDENS[name].groups)
-    recipe = read(name)["param_groups"]
+    theirs = read(name)["param_groups"]
     expected: dict[tuple[tuple[str, ...], bool], list[dict[str, Any]]] = {}
-    for group in recipe:
+    for group in theirs:
         parts = rename.get(group["module"], (group["module"],))
         expected.setdefault((parts, group["weight_decay"] > 0), []).append(group)
-    groups = parameter_groups(
-        build(name),
-        lr=min(group["lr"] for group in recipe),
-        weight_decay=max(group["weight_decay"] for group in recipe),
-        head_lr_multiplier=10,
-        head_modules=GOLDENS[name].lr_heads,
-    )
+    groups = config_groups(build(name), recipe(GOLDENS[name].recipe))
     checked = 0
     for (parts, decayed), originals in expected.items():
         mine = [
@@ -279,30 +277,25 @@ def test_training_step(name: str) -> None:
         return torch.from_numpy(np.stack(maps))
 
     labels = label_maps(model.num_classes, "label", train["ignore"])
+    config = recipe(GOLDENS[name].recipe)
+    assert (config.criterion == "ohem") == bool(train.get("ohem"))
     if train.get("ohem"):
         threshold, min_kept = train["ohem"]
-        criterion = functools.partial(
-            ohem_cross_entropy,
-            threshold=threshold,
-            min_kept=min_kept,
-            ignore_index=train["ignore"],
-        )
-    else:
-        criterion = functools.partial(cross_entropy, ignore_index=train["ignore"])
+        assert config.ohem_threshold == threshold
+        config = dataclasses.replace(config, ohem_min_kept=min_kept)
+    # The original's borders are compared with a drawn label map here, not with where classes meet.
+    smooth = dataclasses.replace(config, border_weight=0)
+    objective = Objective(smooth, ignore_index=train["ignore"], align_corners=True)
     output = model(x, with_aux=True, upsample=False)
     heads = original_heads(name, output)
     main = GOLDENS[name].heads.index("")
     aux = {str(index): value for index, value in enumerate(heads) if index != main}
-    loss = total_loss(
-        SegOutput(heads[main], aux),
-        labels,
-        criterion,
-        aux_weight=GOLDENS[name].aux_weight,
-        align_corners=True,
-    )
+    loss = objective(SegOutput(heads[main], aux), labels)
     if GOLDENS[name].borders:
         edges = label_maps(2, "edge", 255)
-        loss = loss + 0.1 * border_loss(output, edges, legacy_border_loss, align_corners=True)
+        assert config.border_criterion == "legacy"
+        borders = border_loss(output, edges, legacy_border_loss, align_corners=True)
+        loss = loss + config.border_weight * borders
     assert loss.item() == pytest.approx(train["loss"], rel=1e-8)
 
     loss.backward()
