@@ -126,14 +126,15 @@ def test_without_tensorboard_its_extra_is_named(
 
 def test_a_run_ends_when_the_score_gets_no_better(tmp_path: Path) -> None:
     config = settings(tmp_path, epochs=9, patience=2, lr=1e-12, optimizer="sgd")
-    result = train(config, train_set=TRAIN, val_set=VAL, progress=False)
+    val_set = DrawnStreets(1, seed=12, size=(32, 32))
+    result = train(config, train_set=TRAIN, val_set=val_set, progress=False)
     with result.log.open(newline="") as file:
         rows = list(csv.DictReader(file))
     scores = [float(row["miou_percent"]) for row in rows]
     best = max(range(len(scores)), key=lambda index: scores[index])
     assert len(rows) == min(9, best + 1 + 2) < 9
     assert result.epoch == best + 1
-    again = train(config, train_set=TRAIN, val_set=VAL, resume=True, progress=False)
+    again = train(config, train_set=TRAIN, val_set=val_set, resume=True, progress=False)
     assert again == result
 
 
