@@ -174,11 +174,10 @@ def checked_train_ids(stored: np.ndarray, labels: LabelSet, *, where: object) ->
     known = _known_values(labels)
     if known is not None:
         _require_label(stored)
-        is_stray = (~allowed_values(labels)).astype(np.uint8)
-        if look_up(is_stray, stored).any():
+        if not ((stored < known.stop) | (stored == 255)).all():  # all of them start at 0
             words = f"{known.start}–{known.stop - 1}"
             fix = f"give the label files of {labels.name} as they are released"
-            counts = _histogram(stored) * is_stray
+            counts = _histogram(stored) * ~allowed_values(labels)
             _refuse_stray(stored, counts, words + " or 255", fix, printable(where))
     return to_train_ids(stored, labels)
 
@@ -261,11 +260,14 @@ def _check_values(label: np.ndarray, num_classes: int, ignore_index: int, where:
         allowed += f" or {ignore_index}"
     stray = np.flatnonzero(counts)
     if len(stray) == 1 and stray[0] == num_classes and not (label == 0).any():
-        fix = "the values seem to start at 1: subtract 1, or map them with LabelSet(raw_ids=...)"
+        fix = (
+            "the values seem to start at 1: subtract 1, or map them with LabelSet(raw_ids=...), as "
+            "check-data proposes"
+        )
     else:
         fix = (
-            f"map the values to class indices with LabelSet(raw_ids=...), "
-            f"{ignore_index} for unlabelled"
+            f"map the values to class indices with LabelSet(raw_ids=...), {ignore_index} for "
+            "unlabelled, as check-data proposes"
         )
     _refuse_stray(label, counts, allowed, fix, where)
 
