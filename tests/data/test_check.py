@@ -308,6 +308,17 @@ def test_values_are_read_by_the_proposed_mapping(
     assert main([*arguments[:-2], "--classes", str(out / "classes.json")]) == 0
 
 
+def test_too_many_values_are_classes_that_nobody_named(tmp_path: Path) -> None:
+    root = clean_set(tmp_path)
+    for seed, path in enumerate(root.glob("*/labels/*.png")):
+        save(truth(seed, classes=6), path)
+    report = check_data(splits_of(root))
+    assert report.proposal is None and report.exit_code == 18
+    for finding in report.findings:
+        assert finding.kind == "stray"
+        assert "there are 6 different values, the largest is 5: name more classes" in finding.fix
+
+
 def test_smoothed_masks_get_no_mapping() -> None:
     assert map_colors(generic_labels(3), dict.fromkeys(range(300), 10)) is None
 

@@ -1,7 +1,7 @@
 """Looking at a data set before it is trained on: labels, sizes, files, splits.
 
 ``check_data`` reads everything once; ``quick_check`` a sample of it, before each training run.
-``facts`` reads, ``findings`` judges, ``mapping`` guesses, ``report`` tells.
+``facts`` reads, ``findings`` and ``label_findings`` judge, ``mapping`` guesses, ``report`` tells.
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ from dataclasses import replace
 import numpy as np
 
 from torchseg_zoo.data.check.facts import SampleFacts, look_at
-from torchseg_zoo.data.check.findings import Finding, between_splits, class_counts, in_split
+from torchseg_zoo.data.check.finding import Finding
+from torchseg_zoo.data.check.findings import between_splits, in_split
+from torchseg_zoo.data.check.label_findings import class_counts
 from torchseg_zoo.data.check.mapping import Proposal, binary_as_classes, map_colors, map_values
 from torchseg_zoo.data.check.report import DataReport
 from torchseg_zoo.data.labels import LabelSet
@@ -82,7 +84,7 @@ def quick_check(splits: Mapping[str, Dataset], *, advice: str) -> None:
         facts = list(look_at(dataset, indices))
         errors = [
             finding
-            for finding in in_split(split, facts, dataset.labels, unused=False)
+            for finding in in_split(split, facts, dataset.labels, whole=False)
             if finding.severity == "error"
         ]
         if errors:

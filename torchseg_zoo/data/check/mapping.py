@@ -10,10 +10,12 @@ from torchseg_zoo.data.color_map import unpacked
 from torchseg_zoo.data.label_sets import LABEL_SETS, RAW_VALUES
 from torchseg_zoo.data.labels import LabelSet
 
-__all__ = ["Proposal", "binary_as_classes", "map_colors", "map_values"]
+__all__ = ["RARE_SHARE", "Proposal", "binary_as_classes", "map_colors", "map_values"]
 
 # Colours that label maps use for what has no class: VOC's borders, and white.
 _BORDERS = (0xE0E0C0, 0xFFFFFF)
+RARE_SHARE = 0.05
+"""Stray values of more of the pixels than this are classes that nobody named."""
 _KNOWN_SHARE = 0.9  # of the pixels must have a known set's colours before it is believed
 
 
@@ -38,7 +40,7 @@ def map_values(labels: LabelSet, values: Mapping[int, int]) -> Proposal | None:
         values: number in the label files → pixels; some of them are not allowed.
 
     Returns:
-        The proposal; ``None`` if there is nothing but 255.
+        The proposal; ``None`` if there is nothing but 255, or too much for which there is no class.
     """
     count = labels.num_classes
     present = sorted(value for value in values if value != 255)
@@ -64,6 +66,8 @@ def map_values(labels: LabelSet, values: Mapping[int, int]) -> Proposal | None:
     if len(present) == count:
         return _by_value(labels, {value: index for index, value in enumerate(present)},
                          "there are as many values as classes: mapped in their order")  # fmt: skip
+    if sum(values.values()) - inside - values.get(255, 0) > RARE_SHARE * sum(values.values()):
+        return None  # that is no dirt: there are more classes
     return _by_value(labels, {value: value for value in range(count)},
                      "values without a class are ignored")  # fmt: skip
 

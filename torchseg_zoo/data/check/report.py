@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from torchseg_zoo.data.check.findings import Finding
+from torchseg_zoo.data.check.finding import Finding
 from torchseg_zoo.data.check.mapping import Proposal
 from torchseg_zoo.data.class_weights import balanced_weights
 from torchseg_zoo.data.labels import LabelSet
@@ -92,7 +92,9 @@ class DataReport:
 
     def text(self) -> str:
         """The report for people."""
-        lines = ["looked at " + ", ".join(f"{n} {split}" for split, n in self.samples.items())]
+        how = "; counted with the proposed mapping" if self.proposal else ""
+        samples = ", ".join(f"{n} {split}" for split, n in self.samples.items())
+        lines = [f"looked at {samples}{how}"]
         lines += self._class_table()
         for finding in self.findings:
             lines += ["", f"{finding.severity} ({finding.split}): {finding.what}"]
