@@ -159,19 +159,27 @@ def test_what_a_worker_cannot_read_is_named_and_skipped_if_asked(
 # Ranks of a launcher
 
 RANK = """
-import sys, torchseg_zoo as tsz
+import sys, torchseg_zoo as tsz, torchseg_zoo.errors
 from torchseg_zoo.data.datasets import camvid
 from torchseg_zoo.distributed import Ranks
 from torchseg_zoo.inference.modes import mode_from_dict
 import json
 with Ranks.from_environment() as ranks:
-    for mode in json.loads(sys.argv[2]):
+    *modes, other = json.loads(sys.argv[2])
+    for mode in modes:
         found = tsz.evaluate(
-            tsz.bisenet_x39(pretrained="camvid"), camvid(sys.argv[1]), mode=mode_from_dict(mode),
+            tsz.load_model(sys.argv[4]), camvid(sys.argv[1]), mode=mode_from_dict(mode),
             boundary_share=0.02, reliability=True, progress=False, workers=ranks,
-            record=sys.argv[3] or None,
+            record=sys.argv[3],
         )
-print(found.miou_percent)
+    print(found.miou_percent)
+    try:
+        tsz.evaluate(
+            tsz.load_model(sys.argv[4]), camvid(sys.argv[1]), mode=mode_from_dict(other),
+            boundary_share=0.02, reliability=True, progress=False, workers=ranks,
+        )
+    except tsz.errors.EvaluationError as error:
+        print(error)
 """
 
 
@@ -192,18 +200,26 @@ def test_ranks_share_the_pictures_and_agree(
     record = tmp_path / "record"
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
     monkeypatch.setenv("MASTER_PORT", str(free_port()))
-    modes = json.dumps([mode.to_dict() for mode in MODES])
-    other = subprocess.Popen(
-        [sys.executable, "-W", "ignore", "-c", RANK, data, modes, record],
-        env={**os.environ, "RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"},
-        stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    with Ranks(0, 2, 0) as ranks:
+    modes = json.dumps([mode.to_dict() for mode in (*MODES, MODES[1])])
+    file = tmp_path / "model.safetensors"
+    tsz.save_model(model, file)
+    with (
+        subprocess.Popen(
+            [sys.executable, "-W", "ignore", "-c", RANK, data, modes, record, file],
+            env={**os.environ, "RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"},
+            stdout=subprocess.PIPE, text=True,
+        ) as other,
+        Ranks(0, 2, 0) as ranks,
+    ):  # fmt: skip
         for mode, expected in zip(MODES, alone, strict=True):
             found = scored(model, data, mode, workers=ranks, record=record)
             assert same(found, expected) and found.protocol.device["processes"] == 2
-    assert other.communicate(timeout=120)[0].strip() == str(alone[-1].miou_percent)
-    assert other.returncode == 0
+        with pytest.raises(EvaluationError, match=r"rank 1 has another mode.mode, .*'sliding'"):
+            scored(model, data, Whole(), workers=ranks)
+        said = other.communicate(timeout=120)[0]
+    first, second = said.splitlines()
+    assert first == str(alone[-1].miou_percent) and other.returncode == 0
+    assert second.startswith("rank 1 of 2: rank 0 has another mode.mode, ")
     lines = {path.name: len(path.read_text().splitlines()) - 1 for path in sorted(record.iterdir())}
     assert lines == {"evaluate-rank-1.jsonl": COUNT // 2, "evaluate.jsonl": COUNT // 2}
     # One process goes on from what two of them recorded: nothing is left to measure.

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from torchseg_zoo.data.sample import Dataset
 from torchseg_zoo.distributed import Ranks
-from torchseg_zoo.errors import ArgumentError, DataError
+from torchseg_zoo.errors import ArgumentError, DataError, EvaluationError
 from torchseg_zoo.evaluation.counts import Outcome, PictureCounts, Tally
 from torchseg_zoo.evaluation.measure import ENOUGH, Plan, measured
 from torchseg_zoo.evaluation.outputs import plan_outputs
@@ -22,6 +22,7 @@ from torchseg_zoo.evaluation.protocol import (
     Origin,
     describe_device,
     describe_run,
+    flat,
     list_digest,
     software,
 )
@@ -100,7 +101,8 @@ def evaluate(
         DataError: if the classes differ, the set is empty, a sample cannot be read or has no
             labels, a file cannot be written, or no pixel of all label maps has a class.
         ResumeError: if the record is of another run; it names the differences.
-        EvaluationError: if the processes that share the pictures died.
+        EvaluationError: if the processes that share the pictures died, or ranks differ in what they
+            would count.
     """
     if on_bad_sample not in get_args(OnBadSample):
         raise ArgumentError(
@@ -128,12 +130,14 @@ def evaluate(
         outputs=plan_outputs(dataset, save_labels, save_pictures),
     )
     origin = origin or Origin()
+    run = _what_counts_depend_on(model, dataset, plan, origin, workers)
+    if isinstance(workers, Ranks):
+        _require_one_run(run, workers)
     with ExitStack() as stack:
         kept = None
         if record is not None:
             if isinstance(workers, Ranks) and not resume:
                 _clear_together(Path(record), workers)
-            run = _what_counts_depend_on(model, dataset, plan, origin, workers)
             kept = EvaluationRecord(
                 Path(record),
                 run,
@@ -195,6 +199,25 @@ def _outcomes(
 def _one_by_one(indices: Sequence[int]) -> Callable[[bool], int]:
     rest = iter(indices)
     return lambda may_wait: next(rest, ENOUGH)
+
+
+def _require_one_run(run: dict[str, Any], ranks: Ranks) -> None:
+    """Refuses ranks that would count different things, as with other weights on one machine."""
+    mine = dict(flat(run))
+    for rank, theirs in enumerate(ranks.gather(mine)):
+        # A folder may be mounted at another place on each machine.
+        names = [
+            name
+            for name in dict.fromkeys((*mine, *theirs))
+            if mine.get(name) != theirs.get(name) and name not in ("data.name", "data.root")
+        ]
+        if names:
+            raise EvaluationError(
+                f"rank {rank} has another {', '.join(names)}",
+                where=f"rank {ranks.rank} of {ranks.size}",
+                why="; ".join(f"{n}: {mine.get(n)!r}, there {theirs.get(n)!r}" for n in names),
+                fix="give all machines the same model, data, options and versions",
+            )
 
 
 def _clear_together(folder: Path, ranks: Ranks) -> None:
