@@ -36,9 +36,11 @@ class Band:
     down: Tensor
     geometry: _Geometry
 
-    def across(self, logits: Tensor) -> Tensor:
-        """(n, K, s, W): the source rows stretched to full width."""
+    def across(self, logits: Tensor, peaks: Tensor | None = None) -> Tensor:
+        """(n, K, s, W): the source rows, less ``peaks`` (N, 1, h, w), stretched to full width."""
         part = logits[self.pictures, :, self.source]
+        if peaks is not None:
+            part = part - peaks[self.pictures, :, self.source]
         width = self.geometry.size[1]
         if part.is_cpu:
             flat = part.flatten(0, 1)

@@ -21,6 +21,8 @@ from torchseg_zoo.training.bands import bands
 
 __all__ = ["banded_cross_entropy", "true_class_probability"]
 
+_SAFE_EXPONENT = 80.0  # exp(-80) is a normal number in float32
+
 
 def banded_cross_entropy(
     logits: Tensor,
@@ -76,10 +78,12 @@ def true_class_probability(
     out = torch.empty(labels.shape, dtype=logits.dtype, device=logits.device)
     run = _fast(_probabilities, logits.device)
     with _full_precision(logits):
+        peaks, wide_range = _peaks(logits)
         for band in bands(logits, labels, align_corners):
             out[band.pictures, band.rows] = run(
-                band.across(logits), band.down, labels[band.pictures, band.rows], ignore_index
-            )
+                band.across(logits, peaks), band.down, labels[band.pictures, band.rows],
+                ignore_index, wide_range,
+            )  # fmt: skip
     return out
 
 
@@ -102,6 +106,7 @@ class _BandedCrossEntropy(torch.autograd.Function):
         options: _Options,
     ) -> Tensor:
         precise = _precise(logits)
+        peaks, wide_range = _peaks(precise)
         if weight is not None:
             weight = weight.to(precise)
         scale = 1 / mass.to(precise)
@@ -110,8 +115,8 @@ class _BandedCrossEntropy(torch.autograd.Function):
         terms = _fast(_loss_and_gradient, logits.device)
         for band in bands(precise, labels, options.align_corners):
             cost, slope = terms(
-                band.across(precise), band.down, labels[band.pictures, band.rows], scale, weight,
-                options, gradient is not None,
+                band.across(precise, peaks), band.down, labels[band.pictures, band.rows],
+                scale, weight, options, wide_range, gradient is not None,
             )  # fmt: skip
             loss += cost
             if gradient is not None:
@@ -139,6 +144,7 @@ def _loss_and_gradient(
     scale: Tensor,
     weight: Tensor | None,
     options: _Options,
+    wide_range: bool,
     with_gradient: bool,
 ) -> tuple[Tensor, Tensor | None]:
     """One band's share of the loss, and that of the gradient on the source rows it came from.
@@ -150,6 +156,7 @@ def _loss_and_gradient(
         scale: scalar factor on the sum.
         weight: (K,) or ``None``.
         options: how to compare.
+        wide_range: whether exponentials could leave the range of numbers; see ``_peaks``.
         with_gradient: whether the gradient is wanted.
 
     Returns:
@@ -163,7 +170,8 @@ def _loss_and_gradient(
     own = own * (1 - smoothing)
 
     z = down @ wide  # (n, K, b, W)
-    z = z.sub_(z.amax(1, keepdim=True))
+    if wide_range:
+        z = z.sub_(z.amax(1, keepdim=True))
     true = z.gather(1, index[:, None])[:, 0]
     factors = z.new_ones(z.shape[1]) if weight is None else weight
     even, mean = counted * (smoothing / z.shape[1]), None
@@ -186,12 +194,15 @@ def _loss_and_gradient(
     return loss, down.t() @ z
 
 
-def _probabilities(wide: Tensor, down: Tensor, labels: Tensor, ignore_index: int) -> Tensor:
+def _probabilities(
+    wide: Tensor, down: Tensor, labels: Tensor, ignore_index: int, wide_range: bool
+) -> Tensor:
     """(n, b, W) probabilities of the true classes; arguments as in ``_loss_and_gradient``."""
     kept = labels != ignore_index
     index = labels.where(kept, 0).long()
     z = down @ wide
-    z = z.sub_(z.amax(1, keepdim=True))
+    if wide_range:
+        z = z.sub_(z.amax(1, keepdim=True))
     true = z.gather(1, index[:, None])[:, 0]
     return (true - z.exp_().sum(1).log()).exp().where(kept, 1)
 
@@ -199,6 +210,21 @@ def _probabilities(wide: Tensor, down: Tensor, labels: Tensor, ignore_index: int
 def _precise(logits: Tensor) -> Tensor:
     """Half precision is too coarse for sums over classes and pixels."""
     return logits.float() if logits.itemsize < 4 else logits
+
+
+def _peaks(logits: Tensor) -> tuple[Tensor | None, bool]:
+    """(N, 1, h, w) largest logits, and whether other classes are far below them somewhere.
+
+    Probabilities do not change when all classes of a position are lowered alike, and lowering
+    positions before a resize lowers what lies between them alike. So where no class is far below
+    its position's peak, full-size logits less the peaks are in a safe range for exponentials,
+    without a look for their largest. A GPU looks, rather than tell the host.
+    """
+    if not logits.is_cpu or not logits.numel():
+        return None, True
+    peaks = logits.amax(1, keepdim=True)
+    depth = (peaks - logits.amin(1, keepdim=True)).amax()
+    return peaks, not bool(depth < _SAFE_EXPONENT)
 
 
 def _full_precision(logits: Tensor) -> torch.autocast:

@@ -127,10 +127,18 @@ def ohem_cross_entropy(
     Raises:
         ArgumentError: if sizes differ and ``align_corners`` is not given.
     """
-    probability = true_class_probability(
-        logits.detach(), labels, ignore_index=ignore_index,
-        align_corners=_given(align_corners) if logits.shape[-2:] != labels.shape[-2:] else True,
-    )  # fmt: skip
+    if logits.shape[-2:] == labels.shape[-2:]:
+        with torch.no_grad():
+            costs = F.cross_entropy(
+                logits.float() if logits.itemsize < 4 else logits, labels.long(),
+                ignore_index=ignore_index, reduction="none",
+            )  # fmt: skip
+            probability = costs.neg_().exp_()
+    else:
+        probability = true_class_probability(
+            logits.detach(), labels, align_corners=_given(align_corners),
+            ignore_index=ignore_index,
+        )  # fmt: skip
     kept = hard_pixels(
         probability, labels != ignore_index,
         threshold=threshold, min_kept=min_kept, scope=scope,
