@@ -19,8 +19,8 @@ import torch
 
 from torchseg_zoo._version import __version__
 from torchseg_zoo.errors import ExportError, MissingExtraError
-from torchseg_zoo.export.byte_edges import cast_at_edges
 from torchseg_zoo.export.graph import InputLayout, LabelNetwork, Output, Precision
+from torchseg_zoo.export.rewrites import rewrite_for_parsers
 from torchseg_zoo.files import atomic_write, printable
 from torchseg_zoo.models.base import SegmentationModel
 from torchseg_zoo.runtime.artefact import METADATA_KEY, Artefact
@@ -130,7 +130,7 @@ def onnx_model(
     assert program is not None
     proto = program.model_proto
     _clean(proto)
-    cast_at_edges(proto)
+    rewrite_for_parsers(proto)
     about = describe_artefact(
         model, name=name, size=size, layout=layout, output=output, precision=precision
     )

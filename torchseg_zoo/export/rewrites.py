@@ -1,4 +1,7 @@
-"""Bytes only where TensorRT can have them: at the edges of the network, next to a cast."""
+"""Rewrites that change no value, of what the exporter writes and TensorRT's parser does not take.
+
+``operators`` has its rules.
+"""
 
 from __future__ import annotations
 
@@ -7,15 +10,47 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["cast_at_edges"]
+__all__ = ["cast_at_edges", "compare_booleans", "rewrite_for_parsers"]
+
+_GIVE_BOOL = frozenset(
+    "And Equal Greater GreaterOrEqual IsInf IsNaN Less LessOrEqual Not Or Xor".split()  # noqa: SIM905
+)
+
+
+def rewrite_for_parsers(model: onnx.ModelProto) -> None:
+    """Makes all rewrites of this module, in place.
+
+    Args:
+        model: as torch exports it, without functions.
+    """
+    cast_at_edges(model)
+    compare_booleans(model)
+
+
+def compare_booleans(model: onnx.ModelProto) -> None:
+    """Replaces ``Equal`` on BOOL, part of every floor division of sizes, in place.
+
+    Two truths are equal unless just one of them holds: ``Not(Xor(a, b))``.
+    """
+    from onnx import helper
+
+    graph = model.graph
+    booleans = {
+        output for node in graph.node if node.op_type in _GIVE_BOOL for output in node.output
+    }
+    for position, node in reversed(list(enumerate(graph.node))):
+        if node.op_type == "Equal" and not booleans.isdisjoint(node.input):
+            either = f"{node.output[0]}_differs"
+            negated = helper.make_node("Not", [either], node.output, node.name)
+            node.CopyFrom(helper.make_node("Xor", node.input, [either], either))
+            graph.node.insert(position + 1, negated)
 
 
 def cast_at_edges(model: onnx.ModelProto) -> None:
     """Rewrites a model in place so that its UINT8 tensors are just inputs and outputs.
 
     A byte input is cast to FLOAT at once, before it is transposed or its shape is read; integers
-    become FLOAT before they become a byte output. All values stay the same: bytes are exact in
-    FLOAT.
+    become FLOAT before they become a byte output. Bytes are exact in FLOAT.
 
     Args:
         model: a model whose byte inputs are permuted, cast to FLOAT and asked for their shape, and
