@@ -95,7 +95,8 @@ def test_a_line_per_epoch_tells_score_and_time_left(
     log.write(rows_of(3))
     log.finish(rows_of(3))
     shown = capsys.readouterr()
-    lines = (shown.out + shown.err).splitlines()
+    assert shown.out == ""
+    lines = shown.err.splitlines()
     assert lines[0].startswith("epoch 1/4  loss 2.00000  mIoU 10.000 %  1.5 s, about ")
     assert lines[1].startswith("epoch 3/4  loss 0.66667  mIoU 30.000 %  1.5 s, about ")
     assert lines[2] == "ended early: no better score in 1 epochs"

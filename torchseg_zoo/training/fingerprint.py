@@ -18,7 +18,7 @@ _LOOKED_AT = 32  # files or samples; reading all would make every start wait
 
 
 def fingerprint(dataset: Dataset) -> dict[str, Any]:
-    """Length, classes, and digests of file names and of some contents.
+    """Length, classes, and digests of the label mapping, of file names and of some contents.
 
     A folder that was moved, or is mounted elsewhere, has the same fingerprint.
 
@@ -34,6 +34,10 @@ def fingerprint(dataset: Dataset) -> dict[str, Any]:
         "classes": list(dataset.labels.classes),
         "ignore index": dataset.labels.ignore_index,
     }
+    labels = dataset.labels.to_dict()
+    mapping = {name: labels[name] for name in ("raw_ids", "raw_colors") if name in labels}
+    if mapping:
+        found["label mapping"] = _short_digest([repr(mapping).encode()])
     if isinstance(dataset, FileDataset):
         return found | _of_files(dataset)
     ends = sorted({0, len(dataset) - 1})

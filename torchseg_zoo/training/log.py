@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -75,7 +76,7 @@ class RunLog:
                     self._board.add_scalar(name, float(row[name]), int(row["epoch"]))
             self._board.flush()
         if self._shows:
-            tqdm.write(self._line(row))
+            tqdm.write(self._line(row), file=sys.stderr)
 
     def show_samples(self, model: SegmentationModel, epoch: int) -> None:
         """Writes ``samples/epoch_NNNN.png``: picture, labels and prediction of a few samples.
@@ -105,7 +106,8 @@ class RunLog:
             curve = draw_curve(rows, title if title.isascii() else self._config.model)
             write_png(self._out / "curve.png", np.asarray(curve))
         if self._shows and rows and int(rows[-1]["epoch"]) < self._config.epochs:
-            tqdm.write(f"ended early: no better score in {self._config.patience} epochs")
+            text = f"ended early: no better score in {self._config.patience} epochs"
+            tqdm.write(text, file=sys.stderr)
         if self._board is not None:
             self._board.close()
 
