@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import copy
-import csv
 import functools
-import io
 import math
 import time
 import warnings
@@ -22,11 +20,13 @@ from torchseg_zoo.data.sample import Dataset
 from torchseg_zoo.distributed import Ranks
 from torchseg_zoo.errors import ArgumentError, DataError, ResumeError, TrainError, ZooError
 from torchseg_zoo.evaluation.evaluate import evaluate
-from torchseg_zoo.files import atomic_write, make_folder
+from torchseg_zoo.files import make_folder
 from torchseg_zoo.models.checkpoint import save_model
 from torchseg_zoo.training.build import build_model, class_weights, open_sets
 from torchseg_zoo.training.config import TrainConfig
+from torchseg_zoo.training.file_check import check_files
 from torchseg_zoo.training.fingerprint import fingerprint
+from torchseg_zoo.training.log import LOG_FIELDS, RunLog
 from torchseg_zoo.training.objective import Objective
 from torchseg_zoo.training.optim import make_optimizer, scheduled_rate
 from torchseg_zoo.training.samples import Batch, BatchLoader, EpochBatches, TrainingSamples
@@ -36,9 +36,8 @@ from torchseg_zoo.training.state import Parts, Progress, StateFiles
 from torchseg_zoo.training.step import TrainStep, labelled_mass, update_average
 from torchseg_zoo.training.team import Team
 
-__all__ = ["TrainResult", "train"]
+__all__ = ["LOG_FIELDS", "TrainResult", "train"]
 
-LOG_FIELDS = ("epoch", "loss", "lr", "miou_percent", "pixel_accuracy_percent", "seconds")
 _MAX_SKIPPED = 10  # steps in a row; more is no accident of some samples
 
 
@@ -68,6 +67,7 @@ def train(
     val_set: Dataset | None = None,
     resume: bool = False,
     ranks: Ranks | None = None,
+    check: bool = True,
     progress: bool = True,
 ) -> TrainResult:
     """Trains a model and keeps the checkpoint that scores best on the validation split.
@@ -81,7 +81,8 @@ def train(
         val_set: labelled samples; opened from ``config.val_data`` or ``config.data`` without it.
         resume: go on from the newest whole state in ``config.out`` if there is one.
         ranks: of a launcher, all of which must call this, with a folder that all of them see.
-        progress: show bars on stderr.
+        check: look at some of the files first, and stop at what training would meet later.
+        progress: show bars, and a line per epoch, on stderr.
 
     Raises:
         ArgumentError: if settings cannot work together.
@@ -103,6 +104,8 @@ def train(
             where=out,
             fix="resume it with resume=True (--resume), or choose another folder",
         )
+    if check and not files.found():
+        team.first_does(lambda: check_files(config, sets))
     batches = _batches(config, sets.train, sets.mix, team, resuming=bool(files.found()))
 
     torch.manual_seed(config.seed)
@@ -127,6 +130,8 @@ def train(
     parts = Parts(model, averaged, optimizer, take_step.scaler)
     state = files.load(parts) if files.found() else Progress()
     team.same((state.epoch, state.step), "state")
+    run_log = RunLog(out, config, sets.val, shows=progress)
+    team.first_does(lambda: run_log.start(state.epoch))
     loader = BatchLoader(TrainingSamples(sets.train, sets.mix, config), batches, config.workers)
 
     def save() -> None:
@@ -183,11 +188,13 @@ def train(
                 if scores.miou_percent > state.best_miou:
                     state.best_miou, state.best_epoch = scores.miou_percent, done
                     team.first_does(functools.partial(save_model, candidate, best))
+                team.first_does(functools.partial(run_log.show_samples, candidate, done))
             row["seconds"] = f"{time.perf_counter() - started:.1f}"
             state.epoch, state.losses, state.counted = done, 0.0, 0
             state.rows.append(row)
             save()
-            team.first_does(lambda: _write_log(log, state.rows))
+            team.first_does(lambda: run_log.write(state.rows))
+    team.first_does(lambda: run_log.finish(state.rows))
     return TrainResult(best, files.last, log, state.best_miou, state.best_epoch)
 
 
@@ -265,11 +272,3 @@ def _skip_or_stop(
         )
     if team.is_first:
         warnings.warn(f"{what}; the step is skipped. It had {where}", stacklevel=3)
-
-
-def _write_log(path: Path, rows: list[dict[str, Any]]) -> None:
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, LOG_FIELDS)
-    writer.writeheader()
-    writer.writerows(rows)
-    atomic_write(path, lambda file: file.write(text.getvalue().encode()))
