@@ -21,6 +21,7 @@ _VERBS = (
     "check_data",
     "predict",
     "predict_large",
+    "infer",
     "evaluate",
     "calibrate",
     "export",

@@ -113,7 +113,9 @@ def check_operators(model: onnx.ModelProto) -> list[Finding]:
     try:
         if model.functions:
             model = onnx.inliner.inline_local_functions(model)
-        model = onnx.shape_inference.infer_shapes(model, data_prop=True)
+        model = onnx.shape_inference.infer_shapes(
+            model, check_type=True, strict_mode=True, data_prop=True
+        )
     except Exception as error:  # the library's own classes differ from step to step
         raise ExportError(
             "this graph is not consistent",
@@ -180,7 +182,8 @@ def _type_problems(node: onnx.NodeProto, values: Values) -> Iterator[str]:
     data = node.output[0] if position is None or not node.input else node.input[position]
     kind = values.type_name(data)
     allowed = OPERATORS[node.op_type]
-    if kind not in (None, "UINT8", *allowed):  # bytes have rules of their own, below
+    by_rule = node.op_type not in ("QuantizeLinear", "DequantizeLinear")  # of bytes, below
+    if kind is not None and kind not in allowed and not (by_rule and kind == "UINT8"):
         yield f"{data!r} is {kind}; allowed are {', '.join(sorted(allowed))}"
     for name in (*node.input, *node.output):
         other = values.type_name(name) if name and name != data else None
@@ -190,7 +193,7 @@ def _type_problems(node: onnx.NodeProto, values: Values) -> Iterator[str]:
         target = values.type_name(node.output[0])
         if target is not None and target not in _QUANTIZED:
             yield f"quantizes to {target}; allowed are {', '.join(sorted(_QUANTIZED))}"
-    elif node.op_type != "DequantizeLinear":
+    elif by_rule:
         yield from _byte_problems(node, values)
 
 
