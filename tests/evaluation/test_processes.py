@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import torchseg_zoo as tsz
@@ -24,6 +25,8 @@ from torchseg_zoo.data.datasets import DrawnStreets, camvid
 from torchseg_zoo.distributed import Ranks
 from torchseg_zoo.errors import DataError, EvaluationError
 from torchseg_zoo.evaluation import Workers
+from torchseg_zoo.evaluation.counts import Tally
+from torchseg_zoo.evaluation.measure import ENOUGH, NOTHING_YET, Plan, _on_gpu
 from torchseg_zoo.evaluation.result import Evaluation
 from torchseg_zoo.inference.modes import Mode, MultiScaleFlip, Sliding, Whole
 from torchseg_zoo.models.base import SegmentationModel
@@ -154,6 +157,44 @@ def test_what_a_worker_cannot_read_is_named_and_skipped_if_asked(
         with pytest.raises(DataError, match=words):
             scored(model, broken, Whole(), workers=workers)
     wait_for_end(processes)
+
+
+def test_pictures_in_flight_on_a_device_all_arrive(
+    model: SegmentationModel, data: Path, alone: list[Evaluation]
+) -> None:
+    """The loop for GPUs, which reads ahead, told of its pictures late and in no order."""
+    rng = random.Random(0)
+    rest = [5, 0, 11, 3, 7, 1, 2, 10, 9, 4, 8, 6]
+
+    def more(may_wait: bool) -> int:
+        if not may_wait and rng.random() < 0.5:
+            return NOTHING_YET
+        return rest.pop(0) if rest else ENOUGH
+
+    plan = Plan(MODES[0], boundary_share=0.02, reliability=True)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as pictures are computed on a CPU
+    try:
+        found = list(_on_gpu(model, camvid(data), plan, more, 3))
+    finally:
+        torch.set_num_threads(threads)
+    tally = Tally(11, ignore_index=255, boundary_share=0.02, reliability=True)
+    for outcome in found:
+        tally.add(outcome)
+    assert len(found) == COUNT
+    assert tally.pictures == alone[0].pictures
+    np.testing.assert_array_equal(tally.matrix.counts.numpy(), alone[0].confusion)
+    assert tally.boundary_iou_percent == pytest.approx(alone[0].boundary_iou_percent, nan_ok=True)
+
+
+@pytest.mark.gpu
+def test_gpu_processes_count_what_one_does(model: SegmentationModel, data: Path) -> None:
+    there = tsz.bisenet_x39(pretrained="camvid").to("cuda")
+    with Workers(["cuda:0", "cuda:0"]) as workers:
+        for mode in MODES:
+            one = scored(there, data, mode)
+            assert same(scored(model, data, mode, workers=workers), one)
+            assert one.miou_percent == pytest.approx(scored(model, data, mode).miou_percent, abs=1)
 
 
 # Ranks of a launcher
