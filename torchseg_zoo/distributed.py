@@ -69,8 +69,10 @@ class Ranks:
 
     def __enter__(self) -> Self:
         try:
+            # What is gathered here lies in main memory; training also exchanges gradients.
+            backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
             torch.distributed.init_process_group(
-                "gloo", rank=self.rank, world_size=self.size, timeout=_TIMEOUT
+                backend, rank=self.rank, world_size=self.size, timeout=_TIMEOUT
             )
         except (RuntimeError, ValueError) as error:
             raise EvaluationError(

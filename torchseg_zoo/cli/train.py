@@ -5,17 +5,18 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from torchseg_zoo.cli._options import add_device
+from torchseg_zoo.cli._scoring_options import add_devices, chosen_devices
 
 if TYPE_CHECKING:
     from torchseg_zoo.training.config import TrainConfig
+    from torchseg_zoo.training.loop import TrainResult
 
 __all__ = ["add_parser"]
 
 # Option → field of TrainConfig; everything else is reached by --set.
 _FIELDS = (
     "model", "data", "val_data", "root", "classes", "out", "epochs", "batch_size", "lr", "workers",
-    "seed", "device",
+    "seed",
 )  # fmt: skip
 
 
@@ -57,7 +58,7 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     parser.add_argument("--lr", type=float, help="base learning rate")
     parser.add_argument("--workers", type=int, help="processes that prepare samples")
     parser.add_argument("--seed", type=int, help="decides weights, order and augmentation")
-    add_device(parser)
+    add_devices(parser)
     parser.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", dest="settings",
         help="any other setting of TrainConfig, e.g. --set crop=256,256; may be repeated",
@@ -78,7 +79,7 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
         "--save-config", metavar="FILE",
         help="write the settings to a TOML file, and train nothing",
     )  # fmt: skip
-    parser.set_defaults(run=_run, device=None)  # the settings know their own default
+    parser.set_defaults(run=_run, devices=None)  # the settings know their own default
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -92,12 +93,27 @@ def _run(options: argparse.Namespace) -> int:
     if options.save_config or options.dry_run:
         return _show(options, config)
     check_data_given(config)
-    from torchseg_zoo.training.loop import train
-
-    result = train(config, resume=bool(options.resume), check=not options.no_check)
+    result = _train(options, config)
     print(f"best {result.best} (mIoU {result.miou_percent:.2f} % after epoch {result.epoch})")
     print(f"log  {result.log}")
     return 0
+
+
+def _train(options: argparse.Namespace, config: TrainConfig) -> TrainResult:
+    """In one process, in several that are started here, or as one of those of ``torchrun``."""
+    import dataclasses
+
+    from torchseg_zoo.distributed import Ranks, launched
+    from torchseg_zoo.training.launch import launch
+    from torchseg_zoo.training.loop import train
+
+    options.devices = options.devices or (config.device,)
+    resume, check = bool(options.resume), not options.no_check
+    if not launched():
+        return launch(config, chosen_devices(options), resume=resume, check=check)
+    with Ranks.from_environment() as ranks:
+        config = dataclasses.replace(config, device=options.devices[0])
+        return train(config, ranks=ranks, resume=resume, check=check)
 
 
 def _settings(options: argparse.Namespace) -> TrainConfig:

@@ -148,11 +148,7 @@ def train(
                 desc=f"epoch {state.epoch + 1}/{config.epochs}", disable=not progress,
             )  # fmt: skip
             for images, targets, names in bar:
-                for group in optimizer.param_groups:
-                    group["lr"] = scheduled_rate(
-                        config, group["base_lr"], state.step,
-                        epochs=config.epochs, steps_per_epoch=len(batches),
-                    )  # fmt: skip
+                _set_rates(optimizer, config, state.step, len(batches))
                 team.seed_step(config.seed, state.step)
                 loss = take_step(images, targets)
                 if math.isfinite(loss):
@@ -171,7 +167,7 @@ def train(
             row: dict[str, Any] = {
                 "epoch": state.epoch + 1,
                 "loss": f"{state.losses / max(1, state.counted):.5f}",
-                "lr": f"{optimizer.param_groups[0]['lr']:.3e}",
+                "lr": f"{_set_rates(optimizer, config, state.step - 1, len(batches)):.3e}",
             }
             done = state.epoch + 1
             if done % config.eval_every == 0 or done == config.epochs:
@@ -201,6 +197,18 @@ def train(
 def _is_over(state: Progress, config: TrainConfig) -> bool:
     waited = state.epoch - state.best_epoch if state.best_epoch else 0
     return state.epoch >= config.epochs or 0 < config.patience <= waited
+
+
+def _set_rates(
+    optimizer: torch.optim.Optimizer, config: TrainConfig, step: int, steps_per_epoch: int
+) -> float:
+    """Sets every group's learning rate for a step, and returns that of the first."""
+    for group in optimizer.param_groups:
+        group["lr"] = scheduled_rate(
+            config, group["base_lr"], step, epochs=config.epochs, steps_per_epoch=steps_per_epoch
+        )
+    rate: float = optimizer.param_groups[0]["lr"]
+    return rate
 
 
 def _batches(

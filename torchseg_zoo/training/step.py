@@ -23,16 +23,15 @@ _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Normalise:
-    """uint8 (N, H, W, C) from the workers → normalised (N, C, H, W) on the device."""
+    """uint8 (N, H, W, C) from the workers → normalised (N, C, H, W), where the weights are."""
 
-    def __init__(self, preprocess: Preprocess, device: torch.device) -> None:
+    def __init__(self, preprocess: Preprocess, weights: Tensor) -> None:
         scale, shift = preprocess.scale_and_shift()
-        self._scale = torch.from_numpy(scale).to(device)
-        self._shift = torch.from_numpy(shift).to(device)
-        self._device = device
+        self._scale = torch.from_numpy(scale).to(weights)
+        self._shift = torch.from_numpy(shift).to(weights)
 
     def __call__(self, images: Tensor) -> Tensor:
-        pixels = images.to(self._device, non_blocking=True).float()
+        pixels = images.to(self._scale.device, non_blocking=True).to(self._scale.dtype)
         return (pixels * self._scale + self._shift).permute(0, 3, 1, 2)
 
 
@@ -62,12 +61,12 @@ class TrainStep:
     ) -> None:
         self._model, self._optimizer, self._loss, self._mass = model, optimizer, loss, mass
         self._config, self._team = config, team
-        self._normalise = Normalise(model.preprocess, team.device)
+        self._normalise = Normalise(model.preprocess, next(model.parameters()))
         self._parameters = [value for group in optimizer.param_groups for value in group["params"]]
         self._kept = [buffer.clone() for buffer in model.buffers()]
         self.scaler = torch.amp.GradScaler(team.device.type, enabled=config.precision == "fp16")
         unused = unused_parameters(model, loss, config.crop) if team.size > 1 else []
-        self._network = team.wrap(model, unused=unused, sync_bn=config.sync_bn)
+        self._network = team.wrap(model, unused)
         if config.compile:
             self._network = torch.compile(self._network)  # type: ignore[assignment]
 
@@ -113,7 +112,7 @@ class TrainStep:
         """How much each part counts in the step's mean."""
         if len(labels) * self._team.size == 1:
             return [None]
-        masses = torch.stack([self._mass(part) for part in labels]).float()
+        masses = torch.stack([self._mass(part) for part in labels]).double()
         everything = self._team.sum(masses.sum())
         even = torch.full_like(masses, 1 / (len(labels) * self._team.size))
         return list(torch.where(everything > 0, masses / everything, even))

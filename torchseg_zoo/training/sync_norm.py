@@ -93,7 +93,7 @@ class _Normalise(torch.autograd.Function):
         ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         over = [axis for axis in range(x.ndim) if axis != 1]
-        own_variance, own_mean = torch.var_mean(x.float(), over, correction=0)
+        own_variance, own_mean = torch.var_mean(_precise(x), over, correction=0)
         own_count = own_mean.new_full((1,), x.numel() / x.shape[1])
         found = _gathered(torch.cat([own_mean, own_variance, own_count]))
         channels = x.shape[1]
@@ -117,8 +117,8 @@ class _Normalise(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, mean, scale, count = ctx.saved_tensors
-        slope, across = upstream[0].float(), ctx.across
-        standard = (x.float() - mean.view(across)) * scale.view(across)
+        slope, across = _precise(upstream[0]), ctx.across
+        standard = (_precise(x) - mean.view(across)) * scale.view(across)
         by_shift = slope.sum(ctx.over)
         by_scale = (slope * standard).sum(ctx.over)
         shared = torch.stack([by_shift, by_scale])
@@ -135,3 +135,8 @@ def _gathered(mine: Tensor) -> Tensor:
     all_of_them = mine.new_empty(torch.distributed.get_world_size(), len(mine))
     torch.distributed.all_gather(list(all_of_them.unbind()), mine)
     return all_of_them
+
+
+def _precise(values: Tensor) -> Tensor:
+    """Half precision is too coarse for sums over all pixels."""
+    return values.float() if values.itemsize < 4 else values

@@ -27,7 +27,8 @@ class Team:
 
     Args:
         ranks: as the launcher numbered them; ``None`` for one process.
-        device: name of a device; of several GPUs each process of a machine takes its own.
+        device: name of a device; of ``"auto"`` and ``"cuda"`` each process of a machine takes its
+            own.
 
     Attributes:
         rank: number of this process, from 0 on.
@@ -40,9 +41,9 @@ class Team:
         self.rank = ranks.rank if ranks else 0
         self.size = ranks.size if ranks else 1
         self.device = find_device(device)
-        if ranks and self.device.type == "cuda" and self.device.index in (None, 0):
-            self.device = find_device(f"cuda:{ranks.local_rank}")
-        if self.device.type == "cuda":
+        if ranks and self.device.type == "cuda":
+            if device in ("auto", "cuda"):
+                self.device = find_device(f"cuda:{ranks.local_rank}")
             torch.cuda.set_device(self.device)
 
     @property
@@ -116,14 +117,13 @@ class Team:
         if self.size > 1:
             convert_batch_norm(model, self.device)
 
-    def wrap(self, model: nn.Module, *, unused: list[nn.Parameter], sync_bn: bool) -> nn.Module:
+    def wrap(self, model: nn.Module, unused: list[nn.Parameter]) -> nn.Module:
         """The model, with gradients that are the mean over all processes.
 
         Args:
             model: on its device.
             unused: parameters that the loss does not depend on. They are frozen: so no process ever
                 waits for their gradients, and none needs to be looked for in each step.
-            sync_bn: batch norms are synced, so that buffers are the same everywhere by themselves.
         """
         if self.size == 1:
             return model
@@ -132,7 +132,6 @@ class Team:
         return DistributedDataParallel(
             model,
             device_ids=[self.device.index] if self.device.type == "cuda" else None,
-            broadcast_buffers=not sync_bn,
             gradient_as_bucket_view=True,
         )
 
