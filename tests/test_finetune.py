@@ -108,7 +108,9 @@ def test_the_script_trains_on_a_folder_and_stops_at_bad_labels(tmp_path: Path) -
     assert (tmp_path / "finetuned.png").is_file() and (tmp_path / "runs/mine/curve.png").is_file()
 
     path = tmp_path / "own/train/labels/0001.png"
-    Image.fromarray(np.asarray(Image.open(path)) + np.uint8(1)).save(path)
+    label = np.asarray(Image.open(path)).copy()
+    label[0, :9] = 3
+    Image.fromarray(label).save(path)
     refused = script()
     assert refused.returncode == 1 and "mend the errors first" in refused.stderr
     assert "label values that stand for no class: 3 (" in refused.stdout
