@@ -5,8 +5,8 @@
 Plain: ``F.interpolate`` to full size, ``F.cross_entropy``, backward. The selection: softmax, the
 true class's probability, a full sort, and the threshold read off it, as TorchSeg does. Before any
 time is taken, losses, gradients and kept pixels must agree. Contenders are interleaved; medians of
-per-round ratios are printed. Memory is the largest amount held at once beyond what was there, in
-copies of one head's full-size logits.
+per-round ratios are printed, on a CPU of CPU time. Memory is the largest amount held at once beyond
+what was there, in copies of one head's full-size logits.
 """
 
 from __future__ import annotations
@@ -88,14 +88,15 @@ def race(
     contenders: dict[str, Callable[[], object]], rounds: int, device: torch.device
 ) -> dict[str, tuple[float, float]]:
     """Name → median milliseconds, and the median of ratios to the last contender."""
+    clock = time.perf_counter if device.type == "cuda" else time.process_time
     times: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in range(rounds + 2):
         for name, action in contenders.items():
-            start = time.perf_counter()
+            start = clock()
             action()
             if device.type == "cuda":
                 torch.cuda.synchronize()
-            times[name].append(time.perf_counter() - start)
+            times[name].append(clock() - start)
     times = {name: taken[2:] for name, taken in times.items()}  # the first two warm up
     last = list(times.values())[-1]
     return {

@@ -95,7 +95,7 @@ def make_optimizer(
         return torch.optim.AdamW(groups, fused=True)
     if config.optimizer == "adam":
         return torch.optim.Adam(groups, fused=True)
-    return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum)
+    return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, fused=True)
 
 
 def config_groups(
