@@ -34,13 +34,16 @@ def test_a_dry_run_prints_the_whole_run_and_writes_nothing(
     ):
         assert part in plan
     assert not list(tmp_path.iterdir())
+    assert main(["train", *recipe, "-d", "cpu,cpu,cpu,cpu", "--dry-run"]) == 0
+    plan = capsys.readouterr().out
+    assert "on 4 processes" in plan and "at least 262144 pixels of each process" in plan
 
 
 def test_settings_are_written_and_read_back(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     first, second = tmp_path / "first.toml", tmp_path / "second.toml"
-    options = ["--recipe", "dfn_r101.voc", "--device", "cpu", "--set", "head_modules=head,"]
+    options = ["--recipe", "dfn_r101.voc", "--set", "device=cpu", "--set", "head_modules=head,"]
     assert main(["train", *options, "--save-config", str(first)]) == 0
     assert "not trained here" in first.read_text()
     assert main(["train", "--config", str(first), "--seed", "7", "--save-config", str(second)]) == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from typing import TYPE_CHECKING
 
 from torchseg_zoo.cli._scoring_options import add_devices, chosen_devices
@@ -144,5 +145,8 @@ def _show(options: argparse.Namespace, config: TrainConfig) -> int:
         print(f"settings {options.save_config}")
     if options.dry_run:
         print(format_settings(config.to_dict(), comment=about))
-        print(make_plan(config).describe())
+        launched = os.environ.get("WORLD_SIZE", "")
+        here = options.processes or len(options.devices or (config.device,))
+        processes = int(launched) if launched.isdecimal() else here
+        print(make_plan(config, processes=max(1, processes)).describe())
     return 0
