@@ -197,7 +197,8 @@ def test_another_model_than_the_manifest_says(
     url = server.file("/x39.pth", path.read_bytes())
     good = entry_of(SMALL, state, url, path)
     declare(replace(good, config={**good.config, "head_channels": 99}))
-    with pytest.raises(CheckpointFormatError, match=r"it is for bisenet_x39, 19 classes, in the layout of torchseg; .*miss"):
+    what = "it is for bisenet_x39, 19 classes, in the layout of torchseg; .*miss"
+    with pytest.raises(CheckpointFormatError, match=what):
         tsz.bisenet_x39(TAG)
     declare(replace(good, model="pspnet_r50", config=tsz.pspnet_r50().config.to_dict()))
     with pytest.raises(CheckpointFormatError, match="is a BiSeNet, not a PSPNet"):
