@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fake_tensorrt import HostDevice, tensorrt
 from PIL import Image
 
 import torchseg_zoo as tsz
@@ -18,7 +17,6 @@ from torchseg_zoo.cli import main
 from torchseg_zoo.data.datasets.drawn import draw_street
 from torchseg_zoo.errors import ExportError, IntegrityError, MissingExtraError
 from torchseg_zoo.export.onnx import export_onnx
-from torchseg_zoo.export.tensorrt import SizeRange, compile_onnx
 from torchseg_zoo.runtime.inspected import Inspected
 
 
@@ -77,31 +75,6 @@ def test_labels_are_those_of_the_plain_runner(graph: Path) -> None:
     picture, _ = draw_street(5, (64, 96))
     plain = runtime.load(graph)
     assert np.array_equal(Inspected(plain).labels(picture), plain.labels(picture))
-
-
-def test_engines_tell_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    monkeypatch.setenv("TORCHSEG_ZOO_CACHE", str(tmp_path / "cache"))
-    model = tsz.bisenet_x39(pretrained="camvid")
-    path = export_onnx(model, tmp_path / "model.onnx")
-    engine = compile_onnx(
-        path,
-        size=SizeRange((32, 32), (64, 96), (96, 96)),
-        device=HostDevice(),
-        trt=tensorrt(),
-    )
-    inspected = Inspected(engine)
-    assert [binding.describe() for binding in inspected.bindings] == [
-        "input   image  (1 × any × any × 3)  uint8",
-        "output  labels  (1 × any × any)  uint8",
-    ]
-    picture, _ = draw_street(5, (60, 80))
-    inspected.labels(picture)
-    assert inspected.statistics is not None
-    assert inspected.statistics.largest == picture.max()
-    assert inspected.statistics.std == pytest.approx(picture.std())
-    assert inspected.cost is not None
-    assert inspected.cost.execute_ms > 0
 
 
 @pytest.mark.parametrize(

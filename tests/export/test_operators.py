@@ -309,15 +309,10 @@ def test_graphs_that_contradict_themselves() -> None:
         check_operators(network([node], inputs, {"out": FLOAT}))
 
 
-@pytest.mark.parametrize(
-    ("name", "options"),
-    [
-        ("pspnet_r50", {}),
-        ("bisenet_x39", {"precision": "fp16", "output": "labels+confidence"}),
-    ],
-)
-def test_exports_are_taken(name: str, options: dict[str, Any]) -> None:
-    assert check_operators(onnx_model(tiny(name), **options)) == []
+def test_an_export_is_taken() -> None:
+    # Any size: pyramid pooling has divisions of sizes.
+    model = onnx_model(tiny("pspnet_r50"), precision="fp16", output="labels+confidence")
+    assert check_operators(model) == []
 
 
 @pytest.mark.soak

@@ -31,6 +31,7 @@ from torchseg_zoo.export.tensorrt import SizeRange
 from torchseg_zoo.export.tensorrt_build import BuildOptions, build
 from torchseg_zoo.models.base import SegmentationModel
 from torchseg_zoo.runtime.engine import TensorRTModel, open_engine, record_path
+from torchseg_zoo.runtime.inspected import Inspected
 
 VERSION = "11.1.0.106"
 RANGE = SizeRange((48, 64), (96, 128), (160, 200))
@@ -109,6 +110,23 @@ def test_a_context_for_no_more_than_four_sizes(graph: Path) -> None:
     assert trt._contexts == 6  # 48 had to make room for 80
     assert len(compiled._session._slots) == 4
     assert not device.graphs
+
+
+def test_an_engine_tells_its_bindings_inputs_and_costs(graph: Path) -> None:
+    inspected = Inspected(
+        trt_export.compile_onnx(graph, size=RANGE, device=HostDevice(), trt=tensorrt())
+    )
+    assert [binding.describe() for binding in inspected.bindings] == [
+        "input   image  (1 × any × any × 3)  uint8",
+        "output  labels  (1 × any × any)  uint8",
+    ]
+    picture, _ = draw_street(5, (60, 80))
+    inspected.labels(picture)
+    assert inspected.statistics is not None
+    assert inspected.statistics.largest == picture.max()
+    assert inspected.statistics.std == pytest.approx(picture.std())
+    assert inspected.cost is not None
+    assert inspected.cost.execute_ms > 0
 
 
 def test_a_model_is_compiled_for_one_size(model: SegmentationModel, kept: TensorRTModel) -> None:
