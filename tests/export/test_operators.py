@@ -14,7 +14,7 @@ import torchseg_zoo as tsz
 from torchseg_zoo.errors import ExportError
 from torchseg_zoo.export.onnx import onnx_model
 from torchseg_zoo.export.operators import check_operators, refuse_findings
-from torchseg_zoo.export.rewrites import cast_at_edges, compare_booleans
+from torchseg_zoo.export.rewrites import cast_at_edges, clip_integers, compare_booleans
 
 FLOAT, INT64, UINT8 = TensorProto.FLOAT, TensorProto.INT64, TensorProto.UINT8
 Shape = list[int | str | None]
@@ -289,6 +289,20 @@ def test_booleans_are_compared_by_xor() -> None:
     assert check_operators(model) == []
     x, y = np.array([0, 0, 1, 1], np.float32), np.array([1, 1, 0, 0], np.float32)
     assert run(model, x=x, y=y).tolist() == [True, False, False, True]
+
+
+@pytest.mark.parametrize(("least", "most"), [(1, 3), (None, 3), (1, None)])
+def test_integers_are_clipped_by_max_and_min(least: int | None, most: int | None) -> None:
+    bounds = {"least": least, "most": most}
+    names = ["x", *(name if bound is not None else "" for name, bound in bounds.items())]
+    constants = {name: np.int64(bound) for name, bound in bounds.items() if bound is not None}
+    node = helper.make_node("Clip", names, ["out"], "clip")
+    model = network([node], {"x": (INT64, [5])}, {"out": INT64}, constants)
+    assert "'x' is INT64" in str(check_operators(model))
+    clip_integers(model)
+    assert check_operators(model) == []
+    x = np.arange(5)
+    assert np.array_equal(run(model, x=x), np.clip(x, least, most))
 
 
 def run(model: onnx.ModelProto, **inputs: np.ndarray) -> np.ndarray:

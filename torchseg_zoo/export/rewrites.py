@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["cast_at_edges", "compare_booleans", "rewrite_for_parsers"]
+__all__ = ["cast_at_edges", "clip_integers", "compare_booleans", "rewrite_for_parsers"]
 
 _GIVE_BOOL = frozenset(
     "And Equal Greater GreaterOrEqual IsInf IsNaN Less LessOrEqual Not Or Xor".split()  # noqa: SIM905
@@ -25,6 +25,34 @@ def rewrite_for_parsers(model: onnx.ModelProto) -> None:
     """
     cast_at_edges(model)
     compare_booleans(model)
+    clip_integers(model)
+
+
+def clip_integers(model: onnx.ModelProto) -> None:
+    """Replaces ``Clip`` of integers, such as positions, by ``Max`` and ``Min``, in place.
+
+    Args:
+        model: a model whose integers are clipped between constants.
+    """
+    from onnx import TensorProto, helper
+
+    graph = model.graph
+    integers = {
+        tensor.name
+        for tensor in graph.initializer
+        if tensor.data_type in (TensorProto.INT32, TensorProto.INT64)
+    }
+    for position, node in reversed(list(enumerate(graph.node))):
+        if node.op_type == "Clip" and not integers.isdisjoint(node.input):
+            value, least, most = (*node.input, "", "")[:3]
+            bounds = [(kind, bound) for kind, bound in (("Max", least), ("Min", most)) if bound]
+            target = node.output[0]
+            graph.node.remove(node)
+            for step, (kind, bound) in enumerate(bounds):
+                result = target if step == len(bounds) - 1 else f"{target}_{kind}"
+                made = helper.make_node(kind, [value, bound], [result], result)
+                graph.node.insert(position + step, made)
+                value = result
 
 
 def compare_booleans(model: onnx.ModelProto) -> None:
