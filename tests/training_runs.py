@@ -106,6 +106,7 @@ def _run(
     before: Callable[[int], object] | None,
 ) -> None:  # fmt: skip
     torch.set_num_threads(1)
+    multiprocessing.set_start_method("fork", force=True)  # of workers, as where torchrun starts
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     warnings.simplefilter("error")
     if before is not None:

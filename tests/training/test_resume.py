@@ -286,7 +286,7 @@ def test_a_learning_rate_that_explodes_stops_the_run_before_it_is_saved(
     tmp_path: Path, lists: Lists, policy: Any
 ) -> None:
     config = settings(
-        tmp_path, lists, lr=1e30, ema=0.0, save_every_steps=1, non_finite=policy, epochs=8
+        tmp_path, lists, lr=1e30, ema=0.0, save_every_steps=1, non_finite=policy, epochs=6
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # one for each skipped step

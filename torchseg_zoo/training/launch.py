@@ -31,12 +31,13 @@ _LISTENING_S = 1.0  # who died first is often heard of last
 
 
 class _Place(NamedTuple):
-    """A process among the others, its share of the cores, and the options of ``train``."""
+    """A process among the others, how it starts workers, and the options of ``train``."""
 
     number: int
     size: int
     port: int
     threads: int
+    method: str
     resume: bool
     check: bool
     progress: bool
@@ -96,7 +97,10 @@ def launch(
     try:
         for number, device in enumerate(names):
             ours, theirs = context.Pipe(duplex=False)
-            place = _Place(number, len(names), store.port, threads, resume, check, progress)
+            place = _Place(
+                number, len(names), store.port, threads, multiprocessing.get_start_method(),
+                resume, check, progress,
+            )  # fmt: skip
             process = context.Process(
                 target=_rank,
                 args=(theirs, dataclasses.replace(config, device=device), place),
@@ -193,6 +197,8 @@ def _rank(pipe: Connection, config: TrainConfig, place: _Place) -> None:
     # Ctrl-C reaches the whole group; the parent asks for the end, and the state is saved.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(place.threads)
+    # Otherwise workers would be started as this process was, which takes them seconds.
+    multiprocessing.set_start_method(place.method, force=True)
     os.environ |= {
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(place.port),

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 import torch.distributed
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -92,8 +93,8 @@ class _Normalise(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        over = [axis for axis in range(x.ndim) if axis != 1]
-        own_variance, own_mean = torch.var_mean(_precise(x), over, correction=0)
+        # Many times as fast as var_mean on a CPU; the variance is the biased one.
+        own_mean, own_variance = torch.batch_norm_update_stats(_precise(x), None, None, 0.0)
         own_count = own_mean.new_full((1,), x.numel() / x.shape[1])
         found = _gathered(torch.cat([own_mean, own_variance, own_count]))
         channels = x.shape[1]
@@ -104,28 +105,30 @@ class _Normalise(torch.autograd.Function):
         mean = (means * counts).sum(0) / count
         variance = ((variances + (means - mean) ** 2) * counts).sum(0) / count
 
-        across = [1, -1] + [1] * (x.ndim - 2)
-        scale = (variance + eps).rsqrt()
-        ctx.save_for_backward(x, weight, mean, scale, count)
-        ctx.over, ctx.across = over, across
+        ctx.save_for_backward(x, weight, mean, variance, count)
+        ctx.eps = eps
         ctx.mark_non_differentiable(mean, variance, count)
-        y = (x - mean.view(across)) * scale.view(across)
-        if weight is not None and bias is not None:
-            y = y * weight.view(across) + bias.view(across)
-        return y.to(x.dtype), mean, variance, count
+        # The statistics are known: that is evaluation, in one pass.
+        y = F.batch_norm(x, mean, variance, weight, bias, training=False, eps=eps)
+        return y, mean, variance, count
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, mean, scale, count = ctx.saved_tensors
-        slope, across = _precise(upstream[0]), ctx.across
-        standard = (_precise(x) - mean.view(across)) * scale.view(across)
-        by_shift = slope.sum(ctx.over)
-        by_scale = (slope * standard).sum(ctx.over)
+        x, weight, mean, variance, count = ctx.saved_tensors
+        slope = upstream[0]
+        _, by_scale, by_shift = torch.ops.aten.native_batch_norm_backward(
+            slope, x, weight, mean, variance, None, None, False, ctx.eps, [False, True, True]
+        )
         shared = torch.stack([by_shift, by_scale])
         torch.distributed.all_reduce(shared)
-        shift, spread = (shared / count).view(2, *across)
-        factor = scale if weight is None else scale * weight
-        by_x = (slope - shift - standard * spread) * factor.view(across)
+        shift, spread = shared / count
+        # x → slope · a - x · b - c in each channel.
+        scale = (variance + ctx.eps).rsqrt()
+        a = scale if weight is None else scale * weight
+        b = a * scale * spread
+        c = a * shift - b * mean
+        a, b, c = (term.view([1, -1] + [1] * (x.ndim - 2)) for term in (a, b, c))
+        by_x = torch.addcmul(slope * a, x, b, value=-1).sub_(c)
         affine = weight is not None
         return by_x.to(x.dtype), by_scale if affine else None, by_shift if affine else None, None
 
