@@ -32,15 +32,17 @@ def clip_integers(model: onnx.ModelProto) -> None:
     """Replaces ``Clip`` of integers, such as positions, by ``Max`` and ``Min``, in place.
 
     Args:
-        model: a model whose integers are clipped between constants.
+        model: a model that tells the types of its values, as the exporter writes it.
     """
     from onnx import TensorProto, helper
 
     graph = model.graph
-    integers = {
-        tensor.name
-        for tensor in graph.initializer
-        if tensor.data_type in (TensorProto.INT32, TensorProto.INT64)
+    kinds = (TensorProto.INT32, TensorProto.INT64)
+    integers = {tensor.name for tensor in graph.initializer if tensor.data_type in kinds}
+    integers |= {
+        value.name
+        for value in (*graph.value_info, *graph.input)
+        if value.type.tensor_type.elem_type in kinds
     }
     for position, node in reversed(list(enumerate(graph.node))):
         if node.op_type == "Clip" and not integers.isdisjoint(node.input):
