@@ -38,8 +38,12 @@ _GONE = (EOFError, OSError)  # what a pipe says whose other end died
 
 @dataclass(frozen=True)
 class _Task:
-    """What a worker evaluates: the model as a file of its own, so that nothing is fetched again."""
+    """What a worker evaluates: the model as a file of its own, so that nothing is fetched again.
 
+    Every answer comes with the task's number: a worker may hear of a task when it is over.
+    """
+
+    number: int
     model: Path
     channels_last: bool
     dataset: Dataset
@@ -91,6 +95,7 @@ class Workers:
             raise ArgumentError("no device for any process", where="devices", fix="give cpu, say")
         self.devices = tuple(str(find_device(device)) for device in devices)
         self._workers: list[_Worker] = []
+        self._tasks = 0
         self.device: Mapping[str, Any] = {}
 
     def __len__(self) -> int:
@@ -158,7 +163,8 @@ class Workers:
         with tempfile.TemporaryDirectory(prefix="torchseg_zoo-") as folder:
             file = Path(folder) / "model.safetensors"
             save_model(model, file)
-            task = _Task(file, _is_channels_last(model), dataset, plan)
+            self._tasks += 1
+            task = _Task(self._tasks, file, _is_channels_last(model), dataset, plan)
             try:
                 yield from self._share(task, deque(indices))
             except BaseException:
@@ -191,10 +197,12 @@ class Workers:
                 )
             for worker in self._answering():
                 try:
-                    answer = worker.pipe.recv()
+                    number, answer = worker.pipe.recv()
                 except _GONE:
                     lost = self._bury(worker, task, todo)
                     continue
+                if number != task.number:
+                    continue  # it started so late that the others had done the task before
                 if isinstance(answer, ZooError):
                     raise answer
                 if isinstance(answer, _Ready):
@@ -267,12 +275,12 @@ def _work(pipe: Connection, device: str, threads: int) -> None:
     torch.set_num_threads(threads)
     with suppress(*_GONE):  # the parent is gone, and nobody wants an answer
         while True:
-            _do(pipe, pipe.recv(), device)
+            task = pipe.recv()
+            if isinstance(task, _Task):  # else the end of one whose model was gone already
+                _do(pipe, task, device)
 
 
-def _do(pipe: Connection, task: object, device: str) -> None:
-    assert isinstance(task, _Task)
-
+def _do(pipe: Connection, task: _Task, device: str) -> None:
     def more(may_wait: bool) -> int:
         if not may_wait and not pipe.poll():
             return NOTHING_YET
@@ -286,8 +294,8 @@ def _do(pipe: Connection, task: object, device: str) -> None:
         if task.channels_last:
             model = model.to(memory_format=torch.channels_last)
         first = next(model.parameters())
-        pipe.send(_Ready(ahead_of(first.device), describe_device(first)))
+        pipe.send((task.number, _Ready(ahead_of(first.device), describe_device(first))))
         for outcome in measured(model, task.dataset, task.plan, more):
-            pipe.send(outcome)
+            pipe.send((task.number, outcome))
     except ZooError as error:
-        pipe.send(error)
+        pipe.send((task.number, error))

@@ -160,7 +160,7 @@ class TrainStep:
         except (RuntimeError, ValueError) as error:
             if isinstance(error, ZooError):
                 raise
-            if "can't allocate memory" in str(error):
+            if any(words in str(error) for words in _NO_MEMORY):
                 raise _out_of_memory(error, team, size) from error
             if "more than 1 value per channel" in str(error):
                 raise TrainError(
@@ -170,6 +170,10 @@ class TrainStep:
                     fix="raise batch_size, lower accumulate, or set sync_bn",
                 ) from error
             raise
+
+
+# PyTorch's allocator, and oneDNN where it can give no room to what it would compute.
+_NO_MEMORY = ("can't allocate memory", "could not create a primitive")
 
 
 def _out_of_memory(error: Exception, team: Team, size: str) -> TrainError:
