@@ -44,7 +44,11 @@ def run(rank: int, size: int, port: int, config: TrainConfig, samples: int, pipe
         return loss
 
     TrainStep.__call__ = timed  # type: ignore[method-assign]
-    sets = {"train_set": DrawnStreets(samples, seed=1), "val_set": DrawnStreets(1, seed=2)}
+    side = config.crop[0] * 3 // 2
+    sets = {
+        "train_set": DrawnStreets(samples, seed=1, size=(side, side)),
+        "val_set": DrawnStreets(1, seed=2, size=(side, side)),
+    }
     if size == 1:
         train(config, progress=False, **sets)
     else:

@@ -133,6 +133,12 @@ def wait_for_step(run: Run, state: Path, step: int) -> None:
         time.sleep(0.005)
 
 
+def newest_step(folder: Path) -> int:
+    """Of the states that a killed run left."""
+    states = [path for path in folder.glob("*.safetensors") if path.name != "best.safetensors"]
+    return max(int(read_meta(path)["progress"]["step"]) for path in states)
+
+
 def log_of(result: TrainResult) -> list[dict[str, str]]:
     """The log without what a clock says."""
     with result.log.open(newline="") as file:

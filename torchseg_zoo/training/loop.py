@@ -8,6 +8,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -253,11 +254,12 @@ def _agreed(
         signals.hush_workers()
         asked = signals.received is not None
         stops, errors = team.sum(torch.tensor([float(asked), float(error is not None)])).tolist()
-        if stops or errors:
-            save()
         if stops:
+            save()
             raise signals.error(state.step)
         if errors:
+            with suppress(ZooError):  # what went wrong first is what to mend
+                save()
             team.agree(error)
         if batch is None:
             return
