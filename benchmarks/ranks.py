@@ -1,6 +1,6 @@
 """Training on two processes of one thread each, against one process of one thread.
 
-    python benchmarks/ranks.py [--rounds 5] [--steps 12] [--crop 128] [--batch 8]
+    python benchmarks/ranks.py [--rounds 5] [--steps 5] [--crop 256] [--batch 8]
 
 Both train BiSeNet-R18 on drawn streets at the same batch: alone it is one process's, together each
 takes half of it, with synced batch norm. Rounds take one after the other; a round's samples per
@@ -85,8 +85,8 @@ def samples_per_second(size: int, options: argparse.Namespace) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=12)
-    parser.add_argument("--crop", type=int, default=128)
+    parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--crop", type=int, default=256)
     parser.add_argument("--batch", type=int, default=8)
     options = parser.parse_args()
     ratios = []
