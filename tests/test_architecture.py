@@ -16,7 +16,7 @@ PACKAGE = Path(torchseg_zoo.__file__).parent
 
 # Left to right, as data flows; a module may import from its own group and those left of it.
 ORDER = (
-    ("errors", "types", "files", "devices", "distributed", "_version"),
+    ("errors", "types", "files", "journal", "devices", "distributed", "_version"),
     ("data",),
     ("layers", "backbones", "metrics"),
     ("weights",),
@@ -44,6 +44,7 @@ FREE_OF_TORCH = (
     "torchseg_zoo.errors",
     "torchseg_zoo.types",
     "torchseg_zoo.files",
+    "torchseg_zoo.journal",
     "torchseg_zoo.registry",
     "torchseg_zoo.data.labels",
     "torchseg_zoo.data.label_sets",

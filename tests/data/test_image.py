@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from pictures import photo, png
 from PIL import Image, ImageCms, ImageOps, features
 
@@ -311,7 +312,6 @@ def test_as_rgb_makes_views_contiguous(view: tuple[slice, ...]) -> None:
 
 
 def test_as_rgb_takes_torch_tensors() -> None:
-    torch = pytest.importorskip("torch")
     pixels = photo()
     tensor = torch.from_numpy(pixels).permute(2, 0, 1)
     for form in (tensor, tensor[None], tensor.float() / 255, tensor.double()[None] / 255):

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 import torch.nn.functional as F
 from pictures import photo
@@ -29,8 +30,6 @@ from torchseg_zoo.inference.large import _cuts, _ramps, label_large
 from torchseg_zoo.inference.modes import Sliding
 from torchseg_zoo.inference.scoring import label, scores
 from torchseg_zoo.models.base import InputRule, ModelConfig
-
-tifffile = pytest.importorskip("tifffile")
 
 
 class Local(nn.Module):

@@ -22,7 +22,6 @@ from torchseg_zoo.evaluation.protocol import (
     Origin,
     describe_device,
     describe_run,
-    flat,
     list_digest,
     software,
 )
@@ -38,6 +37,7 @@ from torchseg_zoo.inference.modes import (
     check_mode,
     default_mode,
 )
+from torchseg_zoo.journal import flat
 from torchseg_zoo.metrics import Scores
 from torchseg_zoo.models.base import SegmentationModel
 from torchseg_zoo.types import Size

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Self, cast
 
@@ -18,6 +18,7 @@ from torchseg_zoo.data.labels import LabelSet
 from torchseg_zoo.errors import DataError
 from torchseg_zoo.files import printable
 from torchseg_zoo.inference.modes import Mode
+from torchseg_zoo.journal import flat
 from torchseg_zoo.models.base import SegmentationModel
 from torchseg_zoo.types import Size
 from torchseg_zoo.weights.save import tensors_digest
@@ -29,7 +30,6 @@ __all__ = [
     "Protocol",
     "describe_device",
     "describe_run",
-    "flat",
     "list_digest",
     "software",
 ]
@@ -249,15 +249,6 @@ def describe_device(parameter: torch.nn.Parameter) -> dict[str, Any]:
         record["name"] = torch.backends.cpu.get_cpu_capability()
         record["threads"] = 1  # whatever their number, each picture is computed by one
     return record
-
-
-def flat(record: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, object]]:
-    """The values of a nested record by dotted names."""
-    for key, value in record.items():
-        if isinstance(value, Mapping):
-            yield from flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def _as_json(value: object) -> object:

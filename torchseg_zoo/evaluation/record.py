@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import errno
-import json
-import os
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Self
+from typing import Any, Self
 
 from torchseg_zoo.data.datasets.files import FileDataset
 from torchseg_zoo.data.sample import Dataset
-from torchseg_zoo.errors import DataError, ResumeError
+from torchseg_zoo.errors import DataError
 from torchseg_zoo.evaluation.counts import Outcome, PictureCounts
 from torchseg_zoo.evaluation.outputs import Outputs
-from torchseg_zoo.evaluation.protocol import flat
-from torchseg_zoo.files import atomic_write, make_folder, printable
+from torchseg_zoo.files import make_folder, printable
+from torchseg_zoo.journal import Journal, read_journal
 
 __all__ = ["EvaluationRecord", "clear_records"]
 
@@ -61,23 +58,16 @@ class EvaluationRecord:
     ) -> None:
         make_folder(folder)
         name = f"evaluate-rank-{rank}.jsonl" if rank else "evaluate.jsonl"
-        self._path = folder / name
+        path = folder / name
         self._dataset = dataset
         self._outputs = outputs
         self._num_classes = num_classes
         self.done: dict[int, PictureCounts] = {}
         kept: list[dict[str, Any]] = []
-        head = json.loads(json.dumps({"format": _FORMAT, "run": dict(run)}))
-        for path in _records(folder) if resume else []:
-            own = self._read(path, head)
-            kept = own if path == self._path else kept
-        text = "".join(json.dumps(line) + "\n" for line in [head, *kept]).encode()
-        # Not opened to be written anew: a process that dies meanwhile must not lose what is there.
-        atomic_write(self._path, lambda file: file.write(text))
-        try:
-            self._file: BinaryIO = self._path.open("ab", buffering=0)
-        except OSError as error:
-            raise _unusable(self._path, error) from error
+        for file in _records(folder) if resume else []:
+            own = self._read(file, run)
+            kept = own if file == path else kept
+        self._journal = Journal(path, _FORMAT, run, kept)
 
     def __enter__(self) -> Self:
         return self
@@ -88,8 +78,7 @@ class EvaluationRecord:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        with suppress(OSError):
-            self._file.close()
+        self._journal.__exit__(kind, error, trace)
 
     def add(self, outcome: Outcome) -> None:
         """Appends a picture; a skipped one as a note, for it will be tried again.
@@ -101,27 +90,12 @@ class EvaluationRecord:
             line = {**outcome.to_dict(), "read": _fingerprint(self._dataset, outcome.index)}
         else:
             line = {"skipped": outcome.index, "message": outcome.message}
-        data = (json.dumps(line) + "\n").encode()
-        try:
-            if self._file.write(data) != len(data):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        except OSError as error:
-            raise _unusable(self._path, error) from error
+        self._journal.add(line)
 
-    def _read(self, path: Path, head: Mapping[str, Any]) -> list[dict[str, Any]]:
+    def _read(self, path: Path, run: Mapping[str, Any]) -> list[dict[str, Any]]:
         """Takes over what a record has, and returns its lines."""
-        lines = _complete_lines(path)
-        if not lines:
-            return []
-        if lines[0].get("format") != _FORMAT or not isinstance(lines[0].get("run"), dict):
-            raise ResumeError(
-                "is no record of an evaluation that this version can continue",
-                where=printable(path),
-                fix="choose another folder, or leave resume out to begin anew",
-            )
-        _require_same(lines[0]["run"], head["run"], path)
         kept = []
-        for line in lines[1:]:
+        for line in read_journal(path, _FORMAT, run, of="an evaluation"):
             with suppress(KeyError, TypeError, ValueError, OverflowError, IndexError):
                 counts = PictureCounts.from_dict(line, self._num_classes)
                 if self._still_holds(counts, line["read"]):
@@ -148,41 +122,16 @@ def clear_records(folder: Path) -> None:
         try:
             path.unlink(missing_ok=True)
         except OSError as error:
-            raise _unusable(path, error) from error
+            raise DataError(
+                "an earlier record cannot be removed",
+                where=printable(path),
+                why=error.strerror,
+                fix="choose another folder, or one that you may write to",
+            ) from error
 
 
 def _records(folder: Path) -> list[Path]:
     return sorted([*folder.glob("evaluate.jsonl"), *folder.glob("evaluate-rank-*.jsonl")])
-
-
-def _require_same(before: Mapping[str, Any], now: Mapping[str, Any], path: Path) -> None:
-    if before == now:
-        return
-    recorded, asked = dict(flat(before)), dict(flat(now))
-    names = [
-        name for name in dict.fromkeys((*recorded, *asked)) if recorded.get(name) != asked.get(name)
-    ]
-    raise ResumeError(
-        "was written by a run with another " + ", ".join(names),
-        where=printable(path),
-        why="; ".join(f"{n}: {recorded.get(n)!r}, now {asked.get(n)!r}" for n in names),
-        fix="choose another folder, or leave resume out to begin anew",
-    )
-
-
-def _complete_lines(path: Path) -> list[dict[str, Any]]:
-    """All lines but such as were cut off."""
-    try:
-        text = path.read_text(encoding="utf-8", errors="replace")
-    except FileNotFoundError:
-        return []
-    except OSError as error:
-        raise _unusable(path, error) from error
-    lines = []
-    for line in text.splitlines():
-        with suppress(ValueError, RecursionError):
-            lines.append(json.loads(line))
-    return [line for line in lines if isinstance(line, dict)]
 
 
 def _fingerprint(dataset: Dataset, index: int) -> list[list[Any]]:
@@ -196,13 +145,3 @@ def _fingerprint(dataset: Dataset, index: int) -> list[list[Any]]:
                 status = file.stat()
                 found.append([printable(file), status.st_size, status.st_mtime_ns])
     return found
-
-
-def _unusable(path: Path, error: OSError) -> DataError:
-    return DataError(
-        "the record of the evaluation cannot be read or written",
-        where=printable(path),
-        why=error.strerror,
-        fix="choose a folder that you may write to, on a disk with free space; "
-        "--resume goes on from what is recorded",
-    )

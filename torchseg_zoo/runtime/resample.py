@@ -1,4 +1,7 @@
-"""Resizing without torch, by the same rules as ``inference.resize``."""
+"""Resizing without torch.
+
+In float arithmetic, which differs from ``inference.resize`` by one grey level in places.
+"""
 
 from __future__ import annotations
 
