@@ -28,6 +28,7 @@ from training_runs import (
 import torchseg_zoo as tsz
 from torchseg_zoo.data.datasets import open_dataset
 from torchseg_zoo.errors import ArgumentError, ResumeError, StoppedError, TrainError
+from torchseg_zoo.evaluation.counts import Tally
 from torchseg_zoo.evaluation.evaluate import evaluate
 from torchseg_zoo.training.launch import launch
 from torchseg_zoo.training.loop import TrainResult
@@ -146,6 +147,26 @@ def test_a_signal_to_one_process_ends_all_after_the_same_step_and_nothing_is_los
     resumed = [run.outcome() for run in start_ranks(config, resume=True)]
     assert_same_runs(resumed[0], whole[0].outcome())
     whole[1].outcome()
+
+
+def _signalled_while_it_evaluates(rank: int) -> None:
+    if rank == 1:
+        add, calls = Tally.add, []
+
+        def and_a_signal(self: Tally, outcome: Any) -> Any:
+            calls.append(1)
+            if len(calls) == 1:
+                os.kill(os.getpid(), signal.SIGUSR1)
+            return add(self, outcome)
+
+        Tally.add = and_a_signal  # type: ignore[method-assign]
+
+
+def test_a_signal_to_one_process_that_evaluates_ends_all(tmp_path: Path, lists: Lists) -> None:
+    config = settings(tmp_path, lists, epochs=2)
+    errors = [run.outcome() for run in start_ranks(config, before=_signalled_while_it_evaluates)]
+    assert all(isinstance(error, StoppedError) for error in errors), errors
+    assert all("stopped by SIGUSR1 after step 2" in str(error) for error in errors), errors
 
 
 def test_a_killed_process_ends_the_others(tmp_path: Path, lists: Lists) -> None:

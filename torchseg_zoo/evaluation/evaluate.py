@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from torchseg_zoo.data.sample import Dataset
 from torchseg_zoo.distributed import Ranks
-from torchseg_zoo.errors import ArgumentError, DataError, EvaluationError
+from torchseg_zoo.errors import ArgumentError, DataError, EvaluationError, ZooError
 from torchseg_zoo.evaluation.counts import Outcome, PictureCounts, Tally
 from torchseg_zoo.evaluation.measure import ENOUGH, Plan, measured
 from torchseg_zoo.evaluation.outputs import plan_outputs
@@ -92,7 +92,8 @@ def evaluate(
         resume: go on from the records in that folder.
         save_labels: folder to write each predicted label map to, a palette PNG of class indices.
         save_pictures: folder to write photo, truth and prediction to, side by side.
-        watch: called with each picture's score and the scores of all so far.
+        watch: called with each picture's score and the scores of all so far; a ``ZooError`` that it
+            raises ends the evaluation, among ranks that of all.
         origin: where model and data came from, for the protocol.
         progress: show a bar on stderr.
 
@@ -149,51 +150,74 @@ def evaluate(
             )
             stack.enter_context(kept)
         notice = _SmallPictures(model, mode)
-        for outcome in tqdm(
-            _outcomes(model, dataset, plan, workers, kept),
-            total=len(dataset), desc="evaluate", disable=not progress, leave=False,
-        ):  # fmt: skip
+        bar = tqdm(total=len(dataset), desc="evaluate", disable=not progress, leave=False)
+        stack.enter_context(bar)
+
+        def take(outcome: Outcome) -> None:
+            bar.update()
             score = tally.add(outcome)
             if isinstance(outcome, PictureCounts):
                 notice.look_at(outcome)
             if score is not None and watch is not None:
                 watch(score, tally.scores())
+
+        _count(model, dataset, plan, workers, kept, take)
     return _evaluation(model, dataset, plan, tally, origin, _device(model, workers))
 
 
-def _outcomes(
+def _count(
     model: SegmentationModel,
     dataset: Dataset,
     plan: Plan,
     workers: Workers | Ranks | None,
     kept: EvaluationRecord | None,
-) -> Iterator[Outcome]:
-    """Every picture once: what the record has, then what is measured now and recorded."""
+    take: Callable[[Outcome], None],
+) -> None:
+    """Takes every picture once: what the record has, then what is measured now and recorded."""
     ranks = workers if isinstance(workers, Ranks) else None
     done = dict(kept.done) if kept is not None else {}
     if ranks is not None:
         for theirs in ranks.gather(done):
             done = theirs | done
-    yield from done.values()
     todo = [index for index in range(len(dataset)) if index not in done]
     if ranks is not None:
         todo = ranks.share(todo)
-    found: list[Outcome] = []
     each = (
         workers.run(model, dataset, plan, todo)
         if isinstance(workers, Workers)
         else measured(model, dataset, plan, _one_by_one(todo))
     )
-    for outcome in each:
-        if kept is not None:
-            kept.add(outcome)
-        if ranks is not None:
-            found.append(outcome)
-        yield outcome
+    found: list[Outcome] = []
+    with _raised_by_all(ranks):
+        for outcome in done.values():
+            take(outcome)
+        for outcome in each:
+            if kept is not None:
+                kept.add(outcome)
+            if ranks is not None:
+                found.append(outcome)
+            take(outcome)
     if ranks is not None:
-        for rank, theirs in enumerate(ranks.gather(found)):
-            if rank != ranks.rank:
-                yield from theirs
+        by_rank = ranks.gather(found)
+        with _raised_by_all(ranks):
+            for rank, others in enumerate(by_rank):
+                for outcome in others if rank != ranks.rank else ():
+                    take(outcome)
+
+
+@contextmanager
+def _raised_by_all(ranks: Ranks | None) -> Iterator[None]:
+    """An error of one rank becomes an error of all, once the others have done their part too."""
+    error = None
+    try:
+        yield
+    except ZooError as caught:
+        if ranks is None:
+            raise
+        error = caught
+    for theirs in ranks.gather(error) if ranks is not None else ():
+        if theirs is not None:
+            raise error or theirs
 
 
 def _one_by_one(indices: Sequence[int]) -> Callable[[bool], int]:
