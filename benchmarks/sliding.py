@@ -4,12 +4,15 @@
 
 Contenders are interleaved; medians of per-round ratios are printed, with the goal beside each. The
 bare forwards are those of the same windows, one at a time, by the same prepared model, each with
-its upsampling to the window; nothing is merged. MONAI is raced where it is installed.
+its upsampling to the window; nothing is merged. MONAI is raced where it is installed: with the
+plain model, as its user would have it, and with ours as ``fuse`` prepares it.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
+import functools
 import platform
 import statistics
 import time
@@ -101,7 +104,8 @@ def main() -> None:
         if build.__name__ not in options.models:
             continue
         torch.manual_seed(0)
-        model = build(num_classes=19).fuse()
+        plain = build(num_classes=19).eval()
+        model = copy.deepcopy(plain).fuse()
         with torch.inference_mode():
             for merge in ("probability-mean", "torchseg"):
                 inner = Sliding.at_rate(window, merge=merge)
@@ -131,9 +135,10 @@ def main() -> None:
                 "sliding": lambda: label(model, image, single, batch=options.batch)  # noqa: B023
             }
             for batch in (1, 4):
-                contenders[f"MONAI, batch {batch}"] = (
-                    lambda batch=batch: monai_labels(model, x, options.window, batch)  # noqa: B023
-                )
+                for name, given in (("plain", plain), ("fused", model)):
+                    contenders[f"MONAI, {name} model, batch {batch}"] = functools.partial(
+                        monai_labels, given, x, options.window, batch
+                    )
             theirs = monai_labels(model, x, options.window, 1)[0]
             differing = (label(model, image, single) != theirs).float().mean()
             print(f"  labels differing from MONAI's: {differing:.4%}")

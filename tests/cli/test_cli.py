@@ -156,6 +156,17 @@ def test_one_picture_says_where_its_overlay_went(call, pictures: Path, checkpoin
         assert overlay.width >= 30 and overlay.height > 20
 
 
+def test_confidence_of_another_kind(call, pictures: Path, checkpoint: Path) -> None:
+    model = tsz.load_model(checkpoint)
+    call(
+        "predict", pictures / "a.png", "-c", checkpoint, "--confidence", "--confidence-kind", "margin"
+    )
+    wanted = tsz.predict(model, pictures / "a.png", confidence="margin").confidence
+    with Image.open("a_confidence.png") as found:
+        assert np.abs(np.asarray(found) / 255 - wanted).max() < 0.01
+    assert wanted.std() > 0
+
+
 def test_a_folder_with_one_bad_picture(call, pictures: Path, checkpoint: Path) -> None:
     (pictures / "bad.png").write_bytes(b"<html>404</html>")
     done = call("predict", pictures, "-c", checkpoint, "-o", "out", "--labels", "--confidence")

@@ -119,6 +119,13 @@ def test_another_model_or_other_results_are_not_mixed_in(
     before = stamps(out)
     with pytest.raises(ResumeError, match="another results"):
         predict_files(model, pictures, out, resume=True, labels=True, progress=False)
+    certain = tmp_path / "certain"
+    predict_files(model, pictures, certain, resume=True, confidence=True, progress=False)
+    with pytest.raises(ResumeError, match="confidence: 'probability', now 'margin'"):
+        predict_files(
+            tsz.Predictor(model, confidence="margin"), pictures, certain,
+            resume=True, confidence=True, progress=False,
+        )  # fmt: skip
     torch.manual_seed(1)
     other = tsz.bisenet_x39(num_classes=5)
     with pytest.raises(ResumeError, match="another weights_sha256"):

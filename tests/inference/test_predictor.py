@@ -81,3 +81,8 @@ def test_compiled_labels_are_the_models(model, street: np.ndarray) -> None:
     predictor = tsz.Predictor(model, keep_memory=False)
     predictor.model.compile(backend="aot_eager", dynamic=False)
     assert (predictor.labels(street) == tsz.predict(model, street).labels).mean() > 0.9999
+
+
+def test_a_confidence_that_is_none_is_refused_at_once(model) -> None:
+    with pytest.raises(ArgumentError, match="no confidence 'sure'; known are probability, margin"):
+        tsz.Predictor(model, confidence="sure")

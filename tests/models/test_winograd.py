@@ -125,3 +125,33 @@ def test_fused_models_use_it_and_still_export(monkeypatch: pytest.MonkeyPatch) -
     torch.testing.assert_close(
         exported.module()(x), wanted, rtol=0, atol=1e-4 * float(wanted.std())
     )
+
+
+def test_is_one_step_of_a_compiled_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer = conv(128, 136, dilation=2)
+    fast, x = WinogradConv2d(layer), torch.randn(2, 128, 47, 95)
+    graphs = []
+
+    def keep(graph: torch.fx.GraphModule, inputs: object) -> torch.fx.GraphModule:
+        graphs.append(graph)
+        return graph
+
+    with torch.inference_mode():
+        taken = multiplied(monkeypatch)
+        got = torch.compile(fast, backend=keep, fullgraph=True)(x)
+        assert taken
+        torch.testing.assert_close(got, layer(x), rtol=0, atol=3e-5)
+    (graph,) = graphs
+    called = [str(node.target) for node in graph.graph.nodes if node.op == "call_function"]
+    assert called == ["torchseg_zoo.winograd_conv2d.default"], called
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_the_step_says_what_it_returns(bias: bool) -> None:
+    fast = WinogradConv2d(conv(128, 136, bias=bias))
+    x = torch.randn(1, 128, 47, 95)
+    bias_ = None if fast.bias is None else fast.bias.detach()
+    step = torch.ops.torchseg_zoo.winograd_conv2d
+    torch.library.opcheck(
+        step, (x, fast.kernel, bias_, 1), test_utils=("test_schema", "test_faketensor")
+    )

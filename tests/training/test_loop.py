@@ -112,12 +112,22 @@ class Labelled:
         return Sample(f"blank {index}", np.zeros((32, 32, 3), np.uint8), label)
 
 
+SWAPPED = dataclasses.replace(
+    CAMVID, classes=(CAMVID.classes[1], CAMVID.classes[0], *CAMVID.classes[2:])
+)
+
+
 @pytest.mark.parametrize(
     ("options", "changes", "match"),
     [
         ({"train_set": Labelled(CAMVID, 0)}, {}, "training set is empty"),
         ({"val_set": Labelled(CAMVID, 0)}, {}, "validation set is empty"),
         ({"val_set": Labelled(generic_labels(3))}, {}, "validation set has 3 classes, .* set 11"),
+        (
+            {"val_set": Labelled(SWAPPED)},
+            {},
+            "class 0 is 'building' in the val",
+        ),
         ({}, {"num_classes": 12}, r"num_classes is 12, but the training set has 11 \(camvid\)"),
         ({}, {"batch_size": 5}, "4 training samples do not fill one batch of 5"),
         ({"val_set": Labelled(dataclasses.replace(CAMVID, ignore_index=99))}, {}, "ignores 99"),

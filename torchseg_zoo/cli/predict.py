@@ -6,9 +6,15 @@ import argparse
 import json
 import sys
 from functools import partial
+from typing import TYPE_CHECKING
 
 from torchseg_zoo.cli._options import add_model, open_model
+from torchseg_zoo.cli._video import add_video, run_video
 from torchseg_zoo.files import printable
+
+if TYPE_CHECKING:
+    from torchseg_zoo.inference.predictor import Predictor
+    from torchseg_zoo.models.base import SegmentationModel
 
 __all__ = ["add_parser"]
 
@@ -17,7 +23,7 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     """Adds the verb."""
     parser = verbs.add_parser(
         "predict",
-        help="label pictures",
+        help="label pictures or a video",
         description="Labels pictures and writes an overlay for each. Exit code 3 when some of "
         "several pictures could not be labelled; the others are.",
     )
@@ -38,6 +44,11 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     )  # fmt: skip
     parser.add_argument("--labels", action="store_true", help="also write class indices as PNG")
     parser.add_argument("--confidence", action="store_true", help="also write confidence as PNG")
+    parser.add_argument(
+        "--confidence-kind", choices=("probability", "margin", "entropy"), default="probability",
+        help="what it says: the chosen class's probability, its margin over the runner-up, or "
+        "entropy; white is certain (default: probability)",
+    )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print one JSON line per picture")
     parser.add_argument(
         "--shard", type=parse_shard, metavar="I/N",
@@ -47,6 +58,7 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
         "--resume", action="store_true",
         help="leave out what OUT's record says is done; what failed is tried again",
     )  # fmt: skip
+    add_video(parser)
     parser.set_defaults(run=partial(_run, parser))
 
 
@@ -59,8 +71,12 @@ def parse_shard(text: str) -> tuple[int, int]:
 
 
 def _run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
+    if options.video is not None or options.webcam is not None:
+        return run_video(parser, options)
+    if options.frames is not None:
+        parser.error("--frames goes with --video or --webcam")
     if not (options.inputs or options.list):
-        parser.error("nothing to label: give pictures, or --list FILE")
+        parser.error("nothing to label: give pictures, --list FILE, --video FILE or --webcam")
 
     from torchseg_zoo.data.datasets import read_list
     from torchseg_zoo.inference.batch import predict_files
@@ -69,10 +85,12 @@ def _run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
 
     listed = read_list(options.list, root=options.root) if options.list else []
     pictures = find_pictures([*options.inputs, *(image for image, _ in listed)])
-    model = open_model(options)
+    model: SegmentationModel | Predictor = open_model(options)
+    # Preparing a model takes longer than a picture does.
+    if len(pictures) > 1 or options.confidence_kind != "probability":
+        model = Predictor(model, confidence=options.confidence_kind)
     report = predict_files(
-        # Preparing a model takes longer than a picture does.
-        model if len(pictures) == 1 else Predictor(model),
+        model,
         pictures,
         options.out,
         labels=options.labels,

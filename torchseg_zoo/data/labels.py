@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
 __all__ = ["LabelSet", "generic_labels"]
 
 Color = tuple[int, int, int]
+
+_GENERIC = re.compile(r"class \d+")  # as ``generic_labels`` names them: nobody said what they are
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,20 @@ class LabelSet:
     def num_classes(self) -> int:
         """Number of classes K."""
         return len(self.classes)
+
+    def first_difference(self, other: LabelSet) -> int | None:
+        """The first class that is another in ``other``, a set of as many classes; or ``None``.
+
+        Spelling, as of "traffic light" and "traffic_light", does not matter, and classes that have
+        only numbers for names may be any.
+        """
+        for index, names in enumerate(zip(self.classes, other.classes, strict=True)):
+            if any(_GENERIC.fullmatch(name) for name in names):
+                continue
+            first, second = (re.sub(r"[\W_]+", "", name).casefold() for name in names)
+            if first != second:
+                return index
+        return None
 
     def palette_array(self) -> np.ndarray:
         """Colours as a (256, 3) uint8 table; indices without a class are black."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -12,7 +11,6 @@ from torch import Tensor
 from tqdm import tqdm
 
 from torchseg_zoo.data.label_map import check_label_values
-from torchseg_zoo.data.labels import LabelSet
 from torchseg_zoo.data.sample import Dataset, Sample
 from torchseg_zoo.data.transforms import resize_label
 from torchseg_zoo.errors import DataError
@@ -23,7 +21,6 @@ from torchseg_zoo.types import Size
 
 __all__ = ["check_classes", "evaluating", "read_labelled", "scored", "scored_samples"]
 
-_GENERIC = re.compile(r"class \d+")  # as ``generic_labels`` names them: nobody said what they are
 _SHOWN = 40  # classes of a list in a message
 
 
@@ -45,7 +42,7 @@ def check_classes(model: SegmentationModel, dataset: Dataset) -> None:
             why=lists,
             fix="evaluate on the data the model was trained for, or fine-tune it first",
         )
-    differing = _first_difference(theirs, ours)
+    differing = theirs.first_difference(ours)
     if differing is not None:
         raise DataError(
             f"class {differing} is {theirs.classes[differing]!r} in the data set "
@@ -56,16 +53,6 @@ def check_classes(model: SegmentationModel, dataset: Dataset) -> None:
         )
     if len(dataset) == 0:
         raise DataError("the data set is empty", fix="check the list or folder")
-
-
-def _first_difference(one: LabelSet, other: LabelSet) -> int | None:
-    for index, names in enumerate(zip(one.classes, other.classes, strict=True)):
-        if any(_GENERIC.fullmatch(name) for name in names):
-            continue
-        first, second = (re.sub(r"[\W_]+", "", name).casefold() for name in names)
-        if first != second:
-            return index
-    return None
 
 
 def _listed(names: Sequence[str]) -> str:

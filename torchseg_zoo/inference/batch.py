@@ -106,9 +106,10 @@ def describe_run(
     model: SegmentationModel | Predictor, *, labels: bool, confidence: bool
 ) -> dict[str, Any]:
     """What the results of a batch depend on, beside the pictures: JSON-able."""
-    mode = None
+    mode, kind = None, "probability"
     if isinstance(model, Predictor):
         mode, network, digest = model.mode, model.model, model.weights_sha256
+        kind = model.confidence
     else:
         network, digest = model, tensors_digest(model.state_dict())
     return {
@@ -116,6 +117,7 @@ def describe_run(
         "weights_sha256": digest,
         "mode": None if mode is None else mode.to_dict(),
         "results": ["overlay"] + ["labels"] * labels + ["confidence"] * confidence,
+        "confidence": kind if confidence else None,
         "torchseg_zoo": __version__,
     }
 

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import get_args
-
 import numpy as np
 import torch
 
 from torchseg_zoo.data.image import as_rgb
-from torchseg_zoo.errors import ArgumentError
 from torchseg_zoo.inference.modes import Mode
-from torchseg_zoo.inference.prediction import Confidence, Prediction
+from torchseg_zoo.inference.prediction import Confidence, Prediction, check_confidence
 from torchseg_zoo.inference.scoring import score
 from torchseg_zoo.models.base import SegmentationModel
 
@@ -48,12 +45,7 @@ def predict(
         ArgumentError: if ``image`` is of another kind, or the model cannot work in ``mode``.
         InputShapeError: if the model takes no RGB pictures of this size.
     """
-    if confidence not in get_args(Confidence):
-        raise ArgumentError(
-            f"no confidence {confidence!r}",
-            where="confidence",
-            fix=f"known are {', '.join(get_args(Confidence))}",
-        )
+    check_confidence(confidence)
     model.eval()
     pixels = as_rgb(image)
     result = score(model, pixels, mode)

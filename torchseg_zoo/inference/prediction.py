@@ -6,18 +6,19 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
 from torchseg_zoo.data.image import write_png
 from torchseg_zoo.data.labels import LabelSet
+from torchseg_zoo.errors import ArgumentError
 from torchseg_zoo.inference import render
 
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["Confidence", "Prediction"]
+__all__ = ["Confidence", "Prediction", "check_confidence"]
 
 Confidence = Literal["probability", "margin", "entropy"]
 """How sure a label is, from 0 to 1, which is certain.
@@ -30,6 +31,20 @@ Confidence = Literal["probability", "margin", "entropy"]
 """
 
 
+def check_confidence(kind: str) -> None:
+    """Refuses what is no ``Confidence``.
+
+    Raises:
+        ArgumentError: if so.
+    """
+    if kind not in get_args(Confidence):
+        raise ArgumentError(
+            f"no confidence {kind!r}",
+            where="confidence",
+            fix=f"known are {', '.join(get_args(Confidence))}",
+        )
+
+
 @dataclass(frozen=True)
 class Prediction:
     """Labels of one picture.
@@ -38,14 +53,14 @@ class Prediction:
         labels: (H, W) uint8 class indices at the picture's own size.
         image: (H, W, 3) uint8 RGB, the picture as it was labelled.
         label_set: what the indices mean.
-        confidence_kind: what ``confidence`` says.
+        confidence_kind: what ``confidence`` says; ``None`` for an exported file that gives none.
     """
 
     labels: np.ndarray
     image: np.ndarray
     label_set: LabelSet
     _confidence: Callable[[], np.ndarray] = field(repr=False)
-    confidence_kind: Confidence = "probability"
+    confidence_kind: Confidence | None = "probability"
 
     @cached_property
     def confidence(self) -> np.ndarray:
@@ -103,10 +118,15 @@ class Prediction:
         return path
 
     def to_dict(self) -> dict[str, Any]:
-        """Summary for machines: size, classes present with their shares, mean confidence."""
-        return {
+        """Summary for machines: size, classes present with their shares, mean confidence.
+
+        There is no confidence where the file that was run gives none.
+        """
+        summary: dict[str, Any] = {
             "height": self.labels.shape[0],
             "width": self.labels.shape[1],
             "shares": {name: round(share, 6) for name, share in self.shares.items()},
-            "mean_confidence": round(float(self.confidence.mean()), 6),
         }
+        if self.confidence_kind is not None:
+            summary["mean_confidence"] = round(float(self.confidence.mean()), 6)
+        return summary

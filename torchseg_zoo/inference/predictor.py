@@ -13,7 +13,7 @@ from torchseg_zoo.data.image import as_rgb
 from torchseg_zoo.devices import find_device
 from torchseg_zoo.inference.modes import Mode, check_mode
 from torchseg_zoo.inference.predict import predict
-from torchseg_zoo.inference.prediction import Confidence, Prediction
+from torchseg_zoo.inference.prediction import Confidence, Prediction, check_confidence
 from torchseg_zoo.inference.scoring import label
 from torchseg_zoo.models.base import SegmentationModel
 from torchseg_zoo.weights.save import tensors_digest
@@ -51,7 +51,8 @@ class Predictor:
         weights_sha256: digest of the model's weights, see ``weights.save.tensors_digest``.
 
     Raises:
-        ArgumentError: if the device is not there, or the model cannot work in the mode.
+        ArgumentError: if the device is not there, the model cannot work in the mode, or there is
+            no such confidence.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class Predictor:
     ) -> None:
         if mode is not None:
             check_mode(mode, model.input_rule)
+        check_confidence(confidence)
         self.mode = mode
         self.confidence: Confidence = confidence
         self.weights_sha256 = tensors_digest(model.state_dict())

@@ -9,7 +9,7 @@ rounding error at that of the plain sum. A dilated convolution is the same on ea
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
+from typing import NamedTuple, Self, cast
 
 import torch
 import torch.nn.functional as F
@@ -31,8 +31,8 @@ _MIN_BAND_TILES = 128  # fewer would wait for the kernel's values from memory
 class WinogradConv2d(nn.Conv2d):
     """A 3×3 convolution of stride 1 that pads by its dilation, frozen, for float32 on a CPU.
 
-    Anywhere else, under a compiler or an exporter, and on maps too small to gain, it is the plain
-    convolution. Its transformed kernel takes four times the memory of the plain one.
+    Anywhere else, for an exporter, and on maps too small to gain, it is the plain convolution. Its
+    transformed kernel takes four times the memory of the plain one.
 
     Args:
         conv: taken over: see `WinogradConv2d.fits`.
@@ -50,7 +50,7 @@ class WinogradConv2d(nn.Conv2d):
         )
         self.weight, self.bias = conv.weight, conv.bias
         points = _kernel_to_points().to(conv.weight.device)
-        kernel = torch.einsum("ia,kcab,jb->jick", points, conv.weight.double(), points)
+        kernel = torch.einsum("ia,kcab,jb->jick", points, conv.weight.detach().double(), points)
         kernel = kernel.reshape(36, conv.in_channels, conv.out_channels).float()
         self.register_buffer("kernel", kernel.contiguous(), persistent=False)
 
@@ -73,63 +73,95 @@ class WinogradConv2d(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) to (N, K, H, W)."""
         if (
-            torch.compiler.is_compiling()
-            or x.device.type != "cpu"
+            x.device.type != "cpu"
             or x.dtype != torch.float32
             or torch.is_autocast_enabled("cpu")
             or torch.is_grad_enabled()
+            or torch.compiler.is_exporting()
         ):
             return super().forward(x)
-        dilation = self.dilation[0]
-        across = -(-x.shape[3] // (_TILE * dilation))
-        down = -(-x.shape[2] // (_TILE * dilation))
-        row = len(x) * across * dilation * dilation  # tiles in a row of tiles, all phases
-        padded = down * across * (_TILE * dilation) ** 2
-        if row * down < _MIN_TILES or padded > _MAX_PADDED * x.shape[2] * x.shape[3]:
+        tiles = _Tiles.of(x, self.dilation[0])
+        if tiles.across * tiles.phases * tiles.down < _MIN_TILES or tiles.waste > _MAX_PADDED:
             return super().forward(x)
-        return self._by_bands(x, down, across, row)
-
-    def _by_bands(self, x: Tensor, down: int, across: int, row: int) -> Tensor:
-        height, width = x.shape[-2:]
-        d, step = self.dilation[0], _TILE * self.dilation[0]
-        x = x.permute(0, 2, 3, 1)
-        below, right = down * step + d - height, across * step + d - width
-        x = F.pad(x, (0, 0, d, right, d, below))
-        out = x.new_empty(len(x), down * step, across * step, self.out_channels)
-        tile_bytes = 36 * 4 * (self.in_channels + self.out_channels)
-        band = max(_BAND_BYTES // (tile_bytes * row), -(-_MIN_BAND_TILES // row))
-        for top in range(0, down, band):
-            rows = min(band, down - top)
-            piece = x.narrow(1, top * step, rows * step + 2 * d)
-            self._band(piece, out.narrow(1, top * step, rows * step), rows, across)
-        return out[:, :height, :width].permute(0, 3, 1, 2)
-
-    def _band(self, x: Tensor, out: Tensor, down: int, across: int) -> None:
-        """Rows of tiles: x (N, rows + 2 d, columns + 2 d, C), out (N, rows, columns, K)."""
-        d, batch, width, channels = self.dilation[0], len(x), x.shape[2], x.shape[3]
-        # Row 4 d t + d k + phase of x is row k of tile t in its phase; columns likewise.
-        rows = x.new_empty(6, batch, down, d, width, channels)
-        image, line, *rest = x.stride()
-        strides = (image, 4 * d * line, line, *rest)
-        offsets = [x.storage_offset() + k * d * line for k in range(6)]
-        _to_points([x.as_strided(rows.shape[1:], strides, at) for at in offsets], rows)
-
-        values = x.new_empty(6, 6, batch, down, d, across, d, channels)
-        *outer, column, one = rows.stride()
-        strides = (*outer, 4 * d * column, column, one)
-        offsets = [k * d * column for k in range(6)]
-        _to_points([rows.as_strided(values.shape[1:], strides, at) for at in offsets], values)
-        del rows
         kernel = cast(Tensor, self.kernel)
-        products = torch.bmm(values.view(36, -1, channels), kernel)
-        del values
-        products = products.view(6, 6, batch, down, d, across, d, self.out_channels)
-        columns = x.new_empty(4, *products.shape[1:])
-        _from_points(products, columns)
-        tiles = out.view(batch, down, 4, d, across, 4, d, self.out_channels)
-        _from_points(columns.transpose(0, 1), tiles.permute(2, 5, 0, 1, 3, 4, 6, 7))
-        if self.bias is not None:
-            out += self.bias
+        if torch.compiler.is_compiling():  # as one step of the graph, or it would be taken apart
+            return _step(x, kernel, self.bias, self.dilation[0])
+        return _convolve(x, kernel, self.bias, self.dilation[0])
+
+
+class _Tiles(NamedTuple):
+    """How many tiles of 4×4 outputs there are along each axis, for each phase of a dilation."""
+
+    down: int
+    across: int
+    phases: int  # all phases of all pictures, in a row of tiles
+    waste: float  # pixels of all tiles, over those of the map
+
+    @classmethod
+    def of(cls, x: Tensor, dilation: int) -> Self:
+        height, width = x.shape[2:]
+        step = _TILE * dilation
+        down, across = -(-height // step), -(-width // step)
+        waste = down * across * step**2 / (height * width)
+        return cls(down, across, len(x) * dilation * dilation, waste)
+
+
+def _convolve(x: Tensor, kernel: Tensor, bias: Tensor | None, dilation: int) -> Tensor:
+    """(N, C, H, W) to (N, K, H, W), some rows of tiles at a time."""
+    height, width = x.shape[-2:]
+    channels, kernels = kernel.shape[1:]
+    tiles = _Tiles.of(x, dilation)
+    step, row = _TILE * dilation, tiles.across * tiles.phases
+    x = x.permute(0, 2, 3, 1)
+    below = tiles.down * step + dilation - height
+    right = tiles.across * step + dilation - width
+    x = F.pad(x, (0, 0, dilation, right, dilation, below))
+    out = x.new_empty(len(x), tiles.down * step, tiles.across * step, kernels)
+    tile_bytes = 36 * 4 * (channels + kernels)
+    band = max(_BAND_BYTES // (tile_bytes * row), -(-_MIN_BAND_TILES // row))
+    for top in range(0, tiles.down, band):
+        rows = min(band, tiles.down - top)
+        piece = x.narrow(1, top * step, rows * step + 2 * dilation)
+        _band(piece, kernel, out.narrow(1, top * step, rows * step), rows, tiles.across, dilation)
+    if bias is not None:
+        out += bias
+    return out[:, :height, :width].permute(0, 3, 1, 2)
+
+
+def _band(x: Tensor, kernel: Tensor, out: Tensor, down: int, across: int, d: int) -> None:
+    """Rows of tiles: x (N, rows + 2 d, columns + 2 d, C), out (N, rows, columns, K)."""
+    batch, width, channels = len(x), x.shape[2], x.shape[3]
+    # Row 4 d t + d k + phase of x is row k of tile t in its phase; columns likewise.
+    rows = x.new_empty(6, batch, down, d, width, channels)
+    image, line, *rest = x.stride()
+    strides = (image, 4 * d * line, line, *rest)
+    offsets = [x.storage_offset() + k * d * line for k in range(6)]
+    _to_points([x.as_strided(rows.shape[1:], strides, at) for at in offsets], rows)
+
+    values = x.new_empty(6, 6, batch, down, d, across, d, channels)
+    *outer, column, one = rows.stride()
+    strides = (*outer, 4 * d * column, column, one)
+    offsets = [k * d * column for k in range(6)]
+    _to_points([rows.as_strided(values.shape[1:], strides, at) for at in offsets], values)
+    del rows
+    products = torch.bmm(values.view(36, -1, channels), kernel)
+    del values
+    products = products.view(6, 6, batch, down, d, across, d, -1)
+    columns = x.new_empty(4, *products.shape[1:])
+    _from_points(products, columns)
+    tiles = out.view(batch, down, 4, d, across, 4, d, -1)
+    _from_points(columns.transpose(0, 1), tiles.permute(2, 5, 0, 1, 3, 4, 6, 7))
+
+
+@torch.library.custom_op("torchseg_zoo::winograd_conv2d", mutates_args=())
+def _step(x: Tensor, kernel: Tensor, bias: Tensor | None, dilation: int) -> Tensor:
+    return _convolve(x, kernel, bias, dilation).contiguous(memory_format=torch.channels_last)
+
+
+@_step.register_fake
+def _(x: Tensor, kernel: Tensor, bias: Tensor | None, dilation: int) -> Tensor:
+    shape = (len(x), kernel.shape[2], *x.shape[2:])
+    return x.new_empty(shape).contiguous(memory_format=torch.channels_last)
 
 
 def speed_up_convs(model: nn.Module) -> None:

@@ -105,6 +105,14 @@ def _check_sets(config: TrainConfig, sets: Sets) -> None:
                 where=config.data,
                 fix="train, validate and mix with the same classes",
             )
+        differing = dataset.labels.first_difference(train_set.labels)
+        if differing is not None:
+            raise DataError(
+                f"class {differing} is {dataset.labels.classes[differing]!r} in the {name} set and "
+                f"{train_set.labels.classes[differing]!r} in the training set",
+                where=config.data,
+                fix="train, validate and mix with the same classes, in the same order",
+            )
         if config.num_classes not in (None, classes):
             raise DataError(
                 f"num_classes is {config.num_classes}, but the {name} set has {classes} "
