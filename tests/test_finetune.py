@@ -40,7 +40,7 @@ def blocks(language: str) -> list[str]:
 
 
 def commands() -> list[str]:
-    lines = [line for block in blocks("") for line in block.splitlines()]
+    lines = [line for block in blocks("sh") for line in block.splitlines()]
     return [line for line in lines if line.startswith("torchseg-zoo ")]
 
 

@@ -1,4 +1,4 @@
-"""Writes the tables of models and checkpoints: into README.md, and docs/checkpoints.md whole.
+"""Writes the tables of README.md and docs/models.md, docs/checkpoints.md, docs/torchseg_tables.md.
 
     python tools/readme_tables.py
 
@@ -10,17 +10,20 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from torchseg_zoo.files import atomic_write
+import torchseg_tables
+from tables import rewrite, table, write
+
+from torchseg_zoo.models.base import family
 from torchseg_zoo.registry import list_models, model_factory
 from torchseg_zoo.weights.manifest import Checkpoint, Metric, list_checkpoints, unreleased
 from torchseg_zoo.weights.terms import STATUS_MEANINGS
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
-PAGE = ROOT / "docs" / "checkpoints.md"
+DOCS = ROOT / "docs"
 
 LEGEND = """\
 # Checkpoints
@@ -52,23 +55,33 @@ licence of a repository covers its code.
 
 
 def main() -> None:
-    """Rewrites both files."""
-    readme = README.read_text(encoding="utf-8")
-    readme = replaced(readme, "models", models_table())
-    readme = replaced(readme, "checkpoints", checkpoints_summary(list_checkpoints()))
-    _write(README, readme)
-    PAGE.parent.mkdir(exist_ok=True)
-    _write(PAGE, checkpoints_page(list_checkpoints()))
-    print(f"{len(list_models())} models, {len(list_checkpoints())} checkpoints")
+    """Rewrites all of them."""
+    entries = list_checkpoints()
+    rewrite(README, "models", families_table())
+    rewrite(README, "checkpoints", checkpoints_summary(entries))
+    rewrite(DOCS / "models.md", "models", models_table())
+    write(DOCS / "checkpoints.md", checkpoints_page(entries))
+    write(DOCS / "torchseg_tables.md", torchseg_tables.page())
+    print(f"{len(list_models())} models, {len(entries)} checkpoints")
 
 
-def replaced(text: str, name: str, table: str) -> str:
-    """``text`` with ``table`` between the markers ``<!-- name: … -->`` and ``<!-- /name -->``."""
-    start = re.search(rf"<!-- {name}:[^>]*-->\n", text)
-    end = text.find(f"<!-- /{name} -->")
-    if start is None or end < start.end():
-        raise SystemExit(f"README.md has no markers for {name}")
-    return f"{text[: start.end()]}\n{table}\n{text[end:]}"
+def families_table() -> str:
+    """A row for every family: its models, how many checkpoints they have, and its paper."""
+    released = Counter(entry.model for entry in list_checkpoints())
+    families: dict[str, list[str]] = {}
+    for name in list_models():
+        families.setdefault(model_factory(name).__annotations__["return"], []).append(name)
+    rows = []
+    for family_name, names in families.items():
+        paper = family(family_name).paper
+        rows.append(
+            (
+                f"[{family_name}]({paper.url})" if paper else family_name,
+                ", ".join(f"`{name}`" for name in names),
+                str(sum(released[name] for name in names) or "–"),
+            )
+        )
+    return table(("family", "models", "checkpoints"), rows)
 
 
 def models_table() -> str:
@@ -168,13 +181,6 @@ def checkpoints_page(entries: Sequence[Checkpoint]) -> str:
     return "\n".join(parts)
 
 
-def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    """A Markdown table."""
-    head = tuple(head)
-    lines = [head, ("---",) * len(head), *rows]
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
-
-
 def _row(entry: Checkpoint) -> tuple[str, ...]:
     single, msf = entry.metric(), entry.metric("msf")
     digest = {0: "", 8: entry.sha256}.get(len(entry.sha256), "full")
@@ -225,10 +231,6 @@ def _notes(entries: Sequence[Checkpoint]) -> list[str]:
         if entry.note:
             about.setdefault(entry.note, []).append(f"`{entry.name}`")
     return [f"{', '.join(names)}: {note}." for note, names in sorted(about.items())]
-
-
-def _write(path: Path, text: str) -> None:
-    atomic_write(path, lambda file: file.write(text.encode()))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from torchseg_zoo._version import __version__
 from torchseg_zoo.errors import ZooError
 
-__all__ = ["main"]
+__all__ = ["build_parser", "main"]
 
 _VERBS = (
     "list",
@@ -25,8 +25,10 @@ _VERBS = (
     "evaluate",
     "calibrate",
     "export",
+    "benchmark",
     "train",
     "weights",
+    "demo",
 )
 
 
@@ -40,15 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0; 2 for wrong usage; 3 when a batch had failures; an error class's ``exit_code``; or 130
         after an interruption.
     """
-    parser = argparse.ArgumentParser(
-        prog="torchseg-zoo",
-        description="Semantic segmentation models: predict, evaluate, train.",
-    )
-    parser.add_argument("--version", action="version", version=f"torchseg-zoo {__version__}")
-    verbs = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for verb in _VERBS:
-        importlib.import_module(f"torchseg_zoo.cli.{verb}").add_parser(verbs)
-    options = parser.parse_args(arguments)
+    options = build_parser().parse_args(arguments)
     show_as_before, warnings.formatwarning = warnings.formatwarning, _one_line
     try:
         code: int = options.run(options)
@@ -66,6 +60,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     finally:
         warnings.formatwarning = show_as_before
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line's parser, with every verb."""
+    parser = argparse.ArgumentParser(
+        prog="torchseg-zoo",
+        description="Semantic segmentation models: predict, evaluate, train.",
+    )
+    parser.add_argument("--version", action="version", version=f"torchseg-zoo {__version__}")
+    verbs = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for verb in _VERBS:
+        importlib.import_module(f"torchseg_zoo.cli.{verb}").add_parser(verbs)
+    return parser
 
 
 def _one_line(
