@@ -26,6 +26,8 @@ ORDER = (
     ("evaluation",),
     ("training",),
     ("export", "runtime"),
+    ("benchmark",),
+    ("demo",),
     ("cli",),
 )
 PLACE = {room: place for place, rooms in enumerate(ORDER) for room in rooms}
@@ -67,6 +69,11 @@ FREE_OF_TORCH = (
     "torchseg_zoo.inference.render",
     "torchseg_zoo.inference.prediction",
     "torchseg_zoo.runtime.inspected",
+    "torchseg_zoo.benchmark.runtimes",
+    "torchseg_zoo.benchmark.worker",
+    "torchseg_zoo.demo",
+    "torchseg_zoo.demo.guard",
+    "torchseg_zoo.demo.words",
     "torchseg_zoo.cli",
     "torchseg_zoo.cli.infer",
     "torchseg_zoo.cli.list",
