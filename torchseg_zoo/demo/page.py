@@ -113,21 +113,22 @@ class Page:
             "fn": self._label,
             "inputs": [self.picture, self.model],
             "outputs": shown,
+            "api_name": "label",
             "concurrency_id": "label",
             "concurrency_limit": 1,
         }
         # A second picture, or model, while the first is labelled: the last one is labelled next.
         gr.on([self.picture.upload, self.picture.clear], **label, trigger_mode="always_last")
         self.examples.load_input_event.then(**label)
-        at_once = {"concurrency_limit": None}
+        at_once: dict[str, Any] = {"concurrency_limit": None}
         self.model.change(self._describe, self.model, [self.offer, self.terms], **at_once).then(
             **label
         )
         self.fetch.click(
             self._fetch, self.model, [self.model, self.offer],
-            concurrency_id="fetch", concurrency_limit=1,
+            api_name="fetch", concurrency_id="fetch", concurrency_limit=1,
         ).success(**label)  # fmt: skip
-        self.overlay.select(self._pixel, self.kept, self.pixel, **at_once)
+        self.overlay.select(self._pixel, self.kept, self.pixel, api_name="pixel", **at_once)
         # Models that others have fetched since the server was started.
         self.blocks.load(self._listed, None, self.model, **at_once)
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import signal
 import socket
 import tempfile
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from torchseg_zoo.demo.config import DemoConfig
@@ -41,13 +45,13 @@ def serve(config: DemoConfig, *, ready: Callable[[str], object] = print) -> None
             be had.
         ArgumentError: if the address cannot be listened on.
     """
+    _check_extra()
     os.environ |= _QUIET
     with tempfile.TemporaryDirectory(prefix="torchseg_zoo-demo-") as folder:
         uploads = Path(folder).resolve()
         os.environ["GRADIO_TEMP_DIR"] = str(uploads)
-        _check_extra()
         shelf, worker = Shelf(config), Worker(config)
-        with _listening(config) as listener:
+        with _listening(config) as listener, _ended_by_sigterm():
             try:
                 results, examples = Results(uploads / "results"), _draw_examples(uploads)
                 if shelf.find(shelf.first).here:
@@ -57,13 +61,27 @@ def serve(config: DemoConfig, *, ready: Callable[[str], object] = print) -> None
                 worker.close()
 
 
-def _check_extra() -> None:
+@contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """Lets SIGTERM end the program as an exception does, so that uploads are removed."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread hears of signals
+        return
+
+    def end(number: int, _: object) -> None:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, end)
     try:
-        import gradio  # noqa: F401
-    except ImportError as error:
-        raise MissingExtraError(
-            "the demo needs Gradio", fix="pip install 'torchseg-zoo[demo]'"
-        ) from error
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _check_extra() -> None:
+    # Found, not imported yet: that takes seconds, and what it reads is set by the caller.
+    if importlib.util.find_spec("gradio") is None:
+        raise MissingExtraError("the demo needs Gradio", fix="pip install 'torchseg-zoo[demo]'")
 
 
 def _listening(config: DemoConfig) -> socket.socket:

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 from torchseg_zoo.demo.config import DemoConfig
 from torchseg_zoo.errors import UnknownCheckpointError
 from torchseg_zoo.files import printable
+from torchseg_zoo.registry import known_model
 from torchseg_zoo.weights import manifest, terms
 from torchseg_zoo.weights.cache import Cache, cache_root
 from torchseg_zoo.weights.manifest import Checkpoint
@@ -59,6 +60,7 @@ class Shelf:
         self._config = config
         if config.checkpoint is None:
             model, _, tag = config.model.partition(".")
+            known_model(model)
             self.first = manifest.find(model, tag).name
         else:
             self.first = OWN_FILE
