@@ -7,14 +7,21 @@ import hashlib
 import os
 import secrets
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
 from torchseg_zoo.errors import ArgumentError, DataError, ZooError
 
-__all__ = ["atomic_write", "make_folder", "open_regular", "printable", "sha256_of"]
+__all__ = [
+    "atomic_write",
+    "atomic_write_all",
+    "make_folder",
+    "open_regular",
+    "printable",
+    "sha256_of",
+]
 
 _BINARY = getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
 
@@ -153,6 +160,33 @@ def atomic_write(
             fix=_WRITE_FIXES.get(cause.errno or 0, "check the path and the disk"),
         ) from cause
     _sync_folder(target.parent)
+
+
+def atomic_write_all(
+    contents: Mapping[Path, bytes], *, error: Callable[..., ZooError] = DataError
+) -> None:
+    """As ``atomic_write``, for files that go together: all of them are replaced, or none.
+
+    Only a crash between the renames, which follow each other at once, can leave new ones beside
+    old ones. The last file is renamed first.
+
+    Args:
+        contents: file → bytes.
+        error: class of the error that an ``OSError`` becomes.
+
+    Raises:
+        DataError: (or ``error``) as ``atomic_write``.
+    """
+    (path, content), *others = contents.items()
+
+    def write(file: BinaryIO) -> None:
+        file.write(content)
+        if others:
+            file.flush()
+            os.fsync(file.fileno())  # a full disk must show before any file is replaced
+            atomic_write_all(dict(others), error=error)
+
+    atomic_write(path, write, error=error)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -30,8 +30,9 @@ from torchseg_zoo.export.onnx import export_onnx
 from torchseg_zoo.export.tensorrt import SizeRange
 from torchseg_zoo.export.tensorrt_build import BuildOptions, build
 from torchseg_zoo.models.base import SegmentationModel
-from torchseg_zoo.runtime.engine import TensorRTModel, open_engine, record_path
+from torchseg_zoo.runtime.engine import TensorRTModel, open_engine
 from torchseg_zoo.runtime.inspected import Inspected
+from torchseg_zoo.runtime.trust import record_path
 
 VERSION = "11.1.0.106"
 RANGE = SizeRange((48, 64), (96, 128), (160, 200))

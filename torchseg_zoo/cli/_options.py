@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from torchseg_zoo.models.base import SegmentationModel
 
-__all__ = ["DEFAULT_MODEL", "add_device", "add_model", "open_model", "parse_size"]
+__all__ = [
+    "DEFAULT_MODEL",
+    "add_device",
+    "add_model",
+    "open_model",
+    "parse_size",
+    "show_building",
+]
 
 DEFAULT_MODEL = "bisenet_x39.camvid"
 
@@ -71,3 +79,8 @@ def parse_size(text: str) -> tuple[int, int]:
     if not (cross and height.isdecimal() and width.isdecimal() and int(height) and int(width)):
         raise argparse.ArgumentTypeError(f"{text!r} is no size; give HEIGHTxWIDTH, as 512x1024")
     return int(height), int(width)
+
+
+def show_building(phase: str, done: int, steps: int) -> None:
+    """Tells of the steps of TensorRT's builder, in one line on a terminal."""
+    print(f"\r{phase}: {done} of {steps}\x1b[K", end="\n" if done == steps else "", file=sys.stderr)

@@ -3,20 +3,38 @@
 from __future__ import annotations
 
 import argparse
+import sys
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from torchseg_zoo.cli._options import add_model, open_model, parse_size
+from torchseg_zoo.cli._options import add_model, open_model, parse_size, show_building
 from torchseg_zoo.files import printable
 
 if TYPE_CHECKING:
+    from torchseg_zoo.data.sample import Dataset
     from torchseg_zoo.export.parity import Parity
+    from torchseg_zoo.export.quantize import Int8For, Spread
     from torchseg_zoo.models.base import SegmentationModel
+    from torchseg_zoo.runtime import Runner
     from torchseg_zoo.types import Size
 
 __all__ = ["add_parser"]
 
-_SUFFIXES = {"onnx": ".onnx", "openvino": ".xml"}
+_SUFFIXES = {
+    "aoti": ".pt2",
+    "onnx": ".onnx",
+    "openvino": ".xml",
+    "tensorrt": ".engine",
+    "torch-export": ".pt2",
+}
+# Runtimes that read a format, and the package that each needs.
+_READERS = {
+    "aoti": {"pt2": "torch"},
+    "onnx": {"onnx": "onnxruntime", "openvino": "openvino"},
+    "openvino": {"openvino": "openvino"},
+    "torch-export": {"pt2": "torch"},
+}
 
 
 def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -29,12 +47,20 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
         "runtime that is installed. Fails if they differ by more than the tolerance.",
     )
     add_model(parser)
-    parser.add_argument("--format", choices=sorted(_SUFFIXES), default="onnx")
+    parser.add_argument(
+        "--format", choices=sorted(_SUFFIXES), default="onnx",
+        help="onnx (default); openvino; tensorrt: the ONNX file, and an engine of it for this GPU; "
+        "torch-export: PyTorch's own; aoti: compiled for this machine, needs a C++ compiler",
+    )  # fmt: skip
     parser.add_argument(
         "--size", type=_size, default="dynamic", metavar="HxW|dynamic",
         help="the one size of the pictures, such as 768x1536, or any (default)",
     )  # fmt: skip
-    parser.add_argument("--precision", choices=("fp32", "fp16"), default="fp32")
+    parser.add_argument(
+        "--profile", type=_profile, metavar="MIN,USUAL,MAX",
+        help="sizes that an engine takes, such as 256x256,768x1536,1080x1920",
+    )  # fmt: skip
+    parser.add_argument("--precision", choices=("fp32", "fp16", "int8"), default="fp32")
     parser.add_argument(
         "--output", choices=("labels", "labels+confidence", "logits"), default="labels"
     )
@@ -46,22 +72,60 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     parser.add_argument(
         "-o", "--out", metavar="FILE", help="(default: MODEL with the format's ending, here)"
     )
-    parser.add_argument(
+    _add_calibration(parser)
+    _add_proof(parser)
+    parser.set_defaults(run=partial(_run, parser))
+
+
+def _add_calibration(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("int8")
+    group.add_argument(
+        "--calibration", metavar="DATA",
+        help="pictures to measure ranges on: as evaluate takes them, or a folder of pictures",
+    )  # fmt: skip
+    group.add_argument(
+        "--calibration-split", default="train", metavar="SPLIT", help="(default: train)"
+    )
+    group.add_argument(
+        "--calibration-pictures", type=int, default=128, metavar="N",
+        help="how many of them, evenly spread (default: 128)",
+    )  # fmt: skip
+    group.add_argument(
+        "--int8-for", choices=("tensorrt", "cpu"),
+        help="whom the integers are chosen for: TensorRT, or a CPU, where they are then faster and "
+        "TensorRT does not take them (default: cpu for openvino, else tensorrt)",
+    )  # fmt: skip
+
+
+def _add_proof(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("proof")
+    group.add_argument(
         "--data", help="labelled pictures to score before and after, as evaluate takes them"
     )
-    parser.add_argument("--split", default="val", help="of --data (default: val)")
-    parser.add_argument(
+    group.add_argument("--split", default="val", help="of --data (default: val)")
+    group.add_argument(
         "--pictures", type=int, metavar="N", help="score on the first N of them only"
     )
-    parser.add_argument(
+    group.add_argument(
         "--tolerance", type=float, metavar="SHARE",
-        help="share of pixels that must have equal labels (default: 0.999; 0.995 for fp16)",
+        help="share of pixels that must have equal labels (default: 0.999; 0.995 for fp16; for "
+        "int8 0.7, and nothing where there is --data)",
     )  # fmt: skip
-    parser.set_defaults(run=_run)
+    group.add_argument(
+        "--miou-tolerance", type=float, metavar="POINTS",
+        help="of mIoU on --data that may be lost (default: 1 for int8)",
+    )  # fmt: skip
 
 
 def _size(text: str) -> Size | Literal["dynamic"]:
     return "dynamic" if text == "dynamic" else parse_size(text)
+
+
+def _profile(text: str) -> tuple[Size, Size, Size]:
+    sizes = [parse_size(part) for part in text.split(",")]
+    if len(sizes) != 3:
+        raise argparse.ArgumentTypeError(f"{text!r} is not three sizes")
+    return sizes[0], sizes[1], sizes[2]
 
 
 def _batch(text: str) -> int | Literal["dynamic"]:
@@ -72,60 +136,159 @@ def _batch(text: str) -> int | Literal["dynamic"]:
     return int(text)
 
 
-def _run(options: argparse.Namespace) -> int:
-    from torchseg_zoo.export.onnx import export_onnx
-    from torchseg_zoo.export.openvino import export_openvino
-    from torchseg_zoo.export.parity import prove
+def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    engine = options.format == "tensorrt"
+    if options.profile and not engine:
+        parser.error("--profile goes with --format tensorrt")
+    if engine and (options.size == "dynamic") != bool(options.profile):
+        parser.error("--format tensorrt needs either --size HxW or --profile MIN,USUAL,MAX")
+    if engine and options.batch != 1:
+        parser.error("engines take one picture at a time: leave --batch out")
+    if (options.calibration or options.int8_for) and options.precision != "int8":
+        parser.error("--calibration and --int8-for go with --precision int8")
+    if options.miou_tolerance is not None and not options.data:
+        parser.error("--miou-tolerance goes with --data")
+    if engine and options.int8_for == "cpu":
+        parser.error("TensorRT does not take --int8-for cpu")
 
-    model = open_model(options).cpu()
+
+def _run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
+    _check(parser, options)
+    device, options.device = options.device, "cpu"  # files are traced there
+    model = open_model(options)
     name = model.config.model if options.checkpoint else options.model
     path = Path(options.out or f"{name}{_SUFFIXES[options.format]}")
-    export = {"onnx": export_onnx, "openvino": export_openvino}[options.format]
-    export(
-        model,
-        path,
-        size=options.size,
-        batch=options.batch,
-        layout=options.layout,
-        output=options.output,
-        precision=options.precision,
-        name="" if options.checkpoint else options.model,
-    )
-    print(printable(path))
-    parities = _compared(options, model, path)
-    for parity in parities.values():
-        print(parity.describe())
-    print(printable(prove(path, parities)))
+    dataset = _dataset(options, model)
+    calibration = _calibration(options, model)
+    if options.format == "tensorrt":
+        graph = path.with_suffix(".onnx")
+        _write("onnx", options, model, graph, calibration, device)
+        _prove(options, model, graph, _runners("onnx", graph, device), dataset)
+        engine = _engine(options, path, graph, device)
+        _prove(options, model, path, {"tensorrt": engine}, dataset, sizes=options.profile)
+    else:
+        _write(options.format, options, model, path, calibration, device)
+        _prove(options, model, path, _runners(options.format, path, device), dataset)
     return 0
 
 
-def _compared(
-    options: argparse.Namespace, model: SegmentationModel, path: Path
-) -> dict[str, Parity]:
-    """The proof on every runtime that is installed and reads the format."""
+def _dataset(options: argparse.Namespace, model: SegmentationModel) -> Dataset | None:
+    from torchseg_zoo.data.datasets import open_dataset
+
+    return open_dataset(options.data, options.split, model.labels) if options.data else None
+
+
+def _calibration(options: argparse.Namespace, model: SegmentationModel) -> Spread | None:
+    from torchseg_zoo.data.datasets import open_dataset
+    from torchseg_zoo.data.image import list_images
+    from torchseg_zoo.export.quantize import Spread, require_pictures
+
+    if options.precision != "int8":
+        return None
+    if not options.calibration:
+        require_pictures(None)
+    folder = Path(options.calibration)
+    if folder.is_dir() and any(entry.is_file() for entry in folder.glob("*.[pj]*g")):
+        return Spread(list_images(folder), options.calibration_pictures)
+    source = open_dataset(options.calibration, options.calibration_split, model.labels)
+    return Spread(source, options.calibration_pictures)
+
+
+def _write(
+    kind: str,
+    options: argparse.Namespace,
+    model: SegmentationModel,
+    path: Path,
+    calibration: Spread | None,
+    device: str,
+) -> None:
+    from torchseg_zoo.export.onnx import export_onnx
+    from torchseg_zoo.export.openvino import export_openvino
+    from torchseg_zoo.export.pt2 import export_aoti, export_program
+
+    common: dict[str, Any] = {
+        "size": "dynamic" if options.profile else options.size,
+        "batch": options.batch,
+        "layout": options.layout,
+        "output": options.output,
+        "precision": options.precision,
+        "name": "" if options.checkpoint else options.model,
+    }
+    if kind == "aoti":
+        export_aoti(model, path, device=device, **common)
+    elif kind == "torch-export":
+        export_program(model, path, **common)
+    else:
+        export = {"onnx": export_onnx, "openvino": export_openvino}[kind]
+        chosen: Int8For = options.int8_for or ("cpu" if kind == "openvino" else "tensorrt")
+        export(model, path, calibration=calibration, int8_for=chosen, **common)
+    print(printable(path))
+
+
+def _engine(options: argparse.Namespace, path: Path, graph: Path, device: str) -> Runner:
+    """Builds and writes the engine of an ONNX file that is written and proven."""
+    from torchseg_zoo.errors import MissingExtraError
+    from torchseg_zoo.export.tensorrt import SizeRange, compile_onnx
+
+    try:
+        engine = compile_onnx(
+            graph,
+            size=SizeRange(*options.profile) if options.profile else None,
+            device=device,
+            progress=show_building if sys.stderr.isatty() else None,
+        )
+    except MissingExtraError as error:
+        raise MissingExtraError(
+            f"{printable(graph)} is written and proven, but its engine is not built: {error.what}",
+            fix=f"{error.fix} on the machine with the GPU, and export there",
+        ) from error
+    print(f"{printable(engine.save(path))}  sha256 {engine.sha256}")
+    return engine
+
+
+def _runners(kind: str, path: Path, device: str) -> dict[str, Runner]:
+    """The file on every runtime that is installed and reads it.
+
+    Raises:
+        MissingExtraError: if none is installed.
+    """
     import importlib.util
 
     from torchseg_zoo import runtime
-    from torchseg_zoo.data.datasets import open_dataset
     from torchseg_zoo.errors import MissingExtraError
-    from torchseg_zoo.export.parity import compare
 
-    dataset = open_dataset(options.data, options.split, model.labels) if options.data else None
-    readers = {"onnx": ("onnx", "openvino"), "openvino": ("openvino",)}[options.format]
-    modules = {"onnx": "onnxruntime", "openvino": "openvino"}
-    there = [name for name in readers if importlib.util.find_spec(modules[name])]
+    readers = _READERS[kind]
+    there = [name for name, module in readers.items() if importlib.util.find_spec(module)]
     if not there:
         raise MissingExtraError(
             f"{printable(path)} was written, but nothing here can run it to prove it",
-            fix=f"pip install {modules[readers[0]]}, and export again",
+            fix=f"pip install {next(iter(readers.values()))}, and export again",
         )
-    return {
-        name: compare(
+    device = device if kind == "aoti" else "cpu"
+    return {name: runtime.load(path, runtime=name, device=device) for name in there}
+
+
+def _prove(
+    options: argparse.Namespace,
+    model: SegmentationModel,
+    path: Path,
+    runners: dict[str, Runner],
+    dataset: Dataset | None,
+    *,
+    sizes: tuple[Size, Size, Size] | None = None,
+) -> None:
+    from torchseg_zoo.export.parity import compare, prove
+
+    parities: dict[str, Parity] = {}
+    for name, runner in runners.items():
+        parities[name] = compare(
             model,
-            runtime.load(path, runtime=name, device="cpu"),
+            runner,
+            sizes=sizes,
             dataset=dataset,
             pictures=options.pictures,
             tolerance=options.tolerance,
+            miou_tolerance=options.miou_tolerance,
         )
-        for name in there
-    }
+        print(parities[name].describe())
+    print(printable(prove(path, parities)))

@@ -8,7 +8,13 @@ import sys
 from functools import partial
 from typing import TYPE_CHECKING
 
-from torchseg_zoo.cli._options import DEFAULT_MODEL, add_model, open_model, parse_size
+from torchseg_zoo.cli._options import (
+    DEFAULT_MODEL,
+    add_model,
+    open_model,
+    parse_size,
+    show_building,
+)
 from torchseg_zoo.files import printable
 
 if TYPE_CHECKING:
@@ -82,25 +88,22 @@ def _run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
 
 def _label(inspected: Inspected, jobs: list[Job]) -> int:
     from torchseg_zoo.errors import ZooError
+    from torchseg_zoo.inference.jobs import label_job
 
     costs: list[Cost] = []
     failed: list[ZooError] = []
     for job in jobs:
-        target = job.targets["overlay"]
-        try:
-            inspected.predict(job.source).save(target)
-        except ZooError as error:
-            if error.where is None:
-                error.where = printable(job.source)
-            print(f"torchseg-zoo: {type(error).__name__}: {error}", file=sys.stderr)
-            failed.append(error)
+        result = label_job(inspected.predict, job)
+        if isinstance(result, ZooError):
+            print(f"torchseg-zoo: {type(result).__name__}: {result}", file=sys.stderr)
+            failed.append(result)
             continue
         assert inspected.cost is not None
         assert inspected.statistics is not None
         costs.append(inspected.cost)
         print(
             f"{printable(job.source)}: {inspected.statistics.describe()}; "
-            f"{inspected.cost.describe()} -> {printable(target)}"
+            f"{inspected.cost.describe()} -> {printable(result.files[0])}"
         )
     if len(costs) > 1:
         print(f"median of {len(costs)} pictures: {_median(costs).describe()}")
@@ -147,15 +150,11 @@ def _open(options: argparse.Namespace) -> Runner:
         precision=options.precision,
         name="" if options.checkpoint else name,
         device=device,
-        progress=_show if sys.stderr.isatty() else None,
+        progress=show_building if sys.stderr.isatty() else None,
     )
     if options.save:
         print(f"{printable(model.save(options.save))}  sha256 {model.sha256}")
     return model
-
-
-def _show(phase: str, done: int, steps: int) -> None:
-    print(f"\r{phase}: {done} of {steps}\x1b[K", end="\n" if done == steps else "", file=sys.stderr)
 
 
 def _described(options: argparse.Namespace) -> Artefact | None:

@@ -18,8 +18,15 @@ from typing import TYPE_CHECKING, Literal
 import torch
 
 from torchseg_zoo._version import __version__
-from torchseg_zoo.errors import ExportError, MissingExtraError
-from torchseg_zoo.export.graph import InputLayout, LabelNetwork, Output, Precision
+from torchseg_zoo.errors import ArgumentError, ExportError, MissingExtraError
+from torchseg_zoo.export.graph import InputLayout, Output, Precision, prepare_tracing
+from torchseg_zoo.export.quantize import (
+    CalibrationSet,
+    Int8For,
+    Spread,
+    quantized,
+    require_pictures,
+)
 from torchseg_zoo.export.rewrites import rewrite_for_parsers
 from torchseg_zoo.files import atomic_write, printable
 from torchseg_zoo.models.base import SegmentationModel
@@ -34,12 +41,11 @@ __all__ = ["INPUT_NAME", "describe_artefact", "export_onnx", "logits_model", "on
 
 INPUT_NAME = "image"
 _OPSET = 18
-# Traced at a size that is no special case: not square, and no map has a side of 1.
-_TRACED = (160, 224)
 _OUTPUT_NAMES: dict[str, list[str]] = {
     "labels": ["labels"],
     "labels+confidence": ["labels", "confidence"],
     "logits": ["logits"],
+    "head-logits": ["logits"],
 }
 
 
@@ -53,6 +59,8 @@ def export_onnx(
     output: Output = "labels",
     precision: Precision = "fp32",
     name: str = "",
+    calibration: CalibrationSet | Spread | None = None,
+    int8_for: Int8For = "tensorrt",
 ) -> Path:
     """Writes a model as one ONNX file, weights inside.
 
@@ -63,16 +71,21 @@ def export_onnx(
         batch: pictures at a time, or any number.
         layout: what goes in.
         output: what comes out.
-        precision: of the network; ``"fp16"`` halves the file.
+        precision: of the network; ``"fp16"`` halves the file, ``"int8"`` nearly halves it again.
         name: the checkpoint's name for the metadata, such as ``"bisenet_x39.camvid"``.
+        calibration: for ``"int8"``, and for nothing else: pictures like those to be labelled, to
+            measure the ranges of values on; see ``Spread`` for a part of a set.
+        int8_for: whom ``"int8"`` is chosen for, see ``Int8For``.
 
     Returns:
         The path.
 
     Raises:
-        ExportError: if the model cannot be exported like this; it says what can.
+        ExportError: if the model cannot be exported like this; it says what can. Also if there are
+            no pictures to calibrate on.
+        ArgumentError: if ``calibration`` is given for a precision that needs none.
         MissingExtraError: if the extra ``onnx`` is not installed.
-        DataError: if the file cannot be written; an earlier one stays.
+        DataError: if the file cannot be written (an earlier one stays), or a picture be read.
     """
     path = Path(path)
     if path.suffix != ".onnx":
@@ -85,6 +98,8 @@ def export_onnx(
         output=output,
         precision=precision,
         name=name,
+        calibration=calibration,
+        int8_for=int8_for,
     )
     content = proto.SerializeToString(deterministic=True)
     atomic_write(path, lambda file: file.write(content))
@@ -100,6 +115,8 @@ def onnx_model(
     output: Output = "labels",
     precision: Precision = "fp32",
     name: str = "",
+    calibration: CalibrationSet | Spread | None = None,
+    int8_for: Int8For = "tensorrt",
 ) -> onnx.ModelProto:
     """The ONNX model that ``export_onnx`` writes; arguments and errors as there."""
     try:
@@ -109,19 +126,21 @@ def onnx_model(
         raise MissingExtraError(
             "exporting to ONNX needs onnx and onnxscript", fix="pip install 'torchseg-zoo[onnx]'"
         ) from error
-    size = _usable_size(model, size)
-    network = LabelNetwork(model, layout=layout, output=output, precision=precision).eval()
-    traced = _TRACED if size == "dynamic" else size
-    example = network.example(*traced, batch=2 if batch == "dynamic" else batch)
-    moving = dict.fromkeys(network.axes(), torch.export.Dim.DYNAMIC) if size == "dynamic" else {}
-    if batch == "dynamic":
-        moving[0] = torch.export.Dim.DYNAMIC
+    if precision == "int8":
+        require_pictures(calibration)  # before minutes are spent
+    elif calibration is not None:
+        raise ArgumentError(
+            f"{precision} needs no calibration", where="calibration", fix="leave it out"
+        )
+    tracing = prepare_tracing(
+        model, size=size, batch=batch, layout=layout, output=output, precision=precision
+    )
     with torch.no_grad(), _exporting(model):
         program = torch.onnx.export(
-            network,
-            (example,),
+            tracing.network,
+            (tracing.example,),
             dynamo=True,
-            dynamic_shapes=(moving,) if moving else None,
+            dynamic_shapes=(tracing.moving,) if tracing.moving else None,
             input_names=[INPUT_NAME],
             output_names=_OUTPUT_NAMES[output],
             opset_version=_OPSET,
@@ -132,8 +151,12 @@ def onnx_model(
     _clean(proto)
     rewrite_for_parsers(proto)
     about = describe_artefact(
-        model, name=name, size=size, layout=layout, output=output, precision=precision
+        model, name=name, size=tracing.size, layout=layout, output=output, precision=precision
     )
+    if calibration is not None:
+        together = 1 if batch == "dynamic" else batch
+        proto = quantized(proto, about, calibration, batch=together, int8_for=int8_for)
+        _clean(proto)
     proto.metadata_props.add(key=METADATA_KEY, value=about.to_json())
     onnx.checker.check_model(proto, full_check=True)
     return proto
@@ -196,21 +219,6 @@ def describe_artefact(
         precision=precision,
         version=__version__,
     )
-
-
-def _usable_size(
-    model: SegmentationModel, size: Size | Literal["dynamic"]
-) -> Size | Literal["dynamic"]:
-    fixed = model.input_rule.fixed
-    if fixed is not None and size != fixed:
-        raise ExportError(
-            f"{model.config.model} works at {fixed[0]}×{fixed[1]} only",
-            where=f"size {size if size == 'dynamic' else '{}×{}'.format(*size)}",
-            fix=f"export it at {fixed[0]}×{fixed[1]}",
-        )
-    if size != "dynamic" and min(size) < 1:
-        raise ExportError(f"{size} is no size", fix='give (height, width), or "dynamic"')
-    return size
 
 
 @contextmanager

@@ -13,7 +13,8 @@ from typing import Literal
 from torchseg_zoo.errors import ExportError, MissingExtraError
 from torchseg_zoo.export.graph import InputLayout, Output, Precision
 from torchseg_zoo.export.onnx import onnx_model
-from torchseg_zoo.files import atomic_write, printable
+from torchseg_zoo.export.quantize import CalibrationSet, Int8For, Spread
+from torchseg_zoo.files import atomic_write_all, printable
 from torchseg_zoo.models.base import SegmentationModel
 from torchseg_zoo.runtime.artefact import METADATA_KEY
 from torchseg_zoo.types import Size
@@ -31,16 +32,19 @@ def export_openvino(
     output: Output = "labels",
     precision: Precision = "fp32",
     name: str = "",
+    calibration: CalibrationSet | Spread | None = None,
+    int8_for: Int8For = "cpu",
 ) -> Path:
     """Writes ``path`` and, beside it, the weights under the same name ending in ``.bin``.
 
-    Arguments are those of ``export_onnx``, but that ``path`` ends in ``.xml``.
+    Arguments are those of ``export_onnx``, but that ``path`` ends in ``.xml``, and int8 is chosen
+    for a CPU.
 
     Returns:
         The path.
 
     Raises:
-        ExportError, DataError: as ``export_onnx``.
+        ExportError, ArgumentError, DataError: as ``export_onnx``.
         MissingExtraError: if openvino or the extra ``onnx`` is not installed.
     """
     path = Path(path)
@@ -60,6 +64,8 @@ def export_openvino(
         output=output,
         precision=precision,
         name=name,
+        calibration=calibration,
+        int8_for=int8_for,
     )
     (record,) = [entry.value for entry in proto.metadata_props if entry.key == METADATA_KEY]
     converted = openvino.Core().read_model(proto.SerializeToString(deterministic=True))
@@ -68,12 +74,7 @@ def export_openvino(
         whole = Path(folder) / "model.xml"
         # The graph carries its precision already; compressing weights again would change labels.
         openvino.save_model(converted, whole, compress_to_fp16=False)
-        # The graph last: it is what a reader opens first.
-        for suffix in (".bin", ".xml"):
-            _copy(whole.with_suffix(suffix), path.with_suffix(suffix))
+        parts = (".xml", ".bin")
+        contents = {path.with_suffix(part): whole.with_suffix(part).read_bytes() for part in parts}
+    atomic_write_all(contents)
     return path
-
-
-def _copy(source: Path, target: Path) -> None:
-    content = source.read_bytes()
-    atomic_write(target, lambda file: file.write(content))

@@ -25,14 +25,16 @@ from torchseg_zoo.export.engine_cache import EngineCache, EngineKey
 from torchseg_zoo.export.graph import InputLayout, Output, Precision
 from torchseg_zoo.export.onnx import onnx_model
 from torchseg_zoo.export.operators import check_operators, refuse_findings
+from torchseg_zoo.export.quantize import CalibrationSet, Spread
 from torchseg_zoo.export.tensorrt_build import BuildOptions, Progress, build
 from torchseg_zoo.files import printable
 from torchseg_zoo.models.base import SegmentationModel
 from torchseg_zoo.runtime.artefact import METADATA_KEY, Artefact
 from torchseg_zoo.runtime.cuda import CudaDevice, Device
-from torchseg_zoo.runtime.engine import EngineRecord, TensorRTModel
+from torchseg_zoo.runtime.engine import TensorRTModel, built_for
 from torchseg_zoo.runtime.engine_session import EngineSession, tensorrt_module
 from torchseg_zoo.runtime.onnx import read_model
+from torchseg_zoo.runtime.trust import BuildRecord
 from torchseg_zoo.types import Size
 
 __all__ = ["Progress", "SizeRange", "TensorRTModel", "compile", "compile_onnx"]
@@ -75,6 +77,7 @@ def compile(
     layout: InputLayout = "nhwc",
     output: Output = "labels",
     name: str = "",
+    calibration: CalibrationSet | Spread | None = None,
     workspace_bytes: int | None = None,
     cuda_graph: bool = True,
     resize: bool = False,
@@ -95,6 +98,7 @@ def compile(
         layout: what goes in; ``predict`` takes the same pictures with each.
         output: what comes out.
         name: the checkpoint's name for the record, such as ``"bisenet_x39.camvid"``.
+        calibration: pictures for ``"int8"``, as for ``export_onnx``.
         workspace_bytes: most scratch memory that a layer may use; by default the GPU's.
         cuda_graph: record a CUDA graph for each size of picture.
         resize: bring pictures of other sizes to the one size; without it they are refused.
@@ -118,6 +122,7 @@ def compile(
         output=output,
         precision=precision,
         name=name,
+        calibration=calibration,
     )
     return _compiled(
         proto.SerializeToString(deterministic=True),
@@ -201,7 +206,8 @@ def _compiled(
     engine = _kept_or_built(trt, graph, key, options, cache or EngineCache(), progress)
     session = EngineSession(trt, engine, target, where=printable(where), cuda_graph=cuda_graph)
     engine_sha256 = hashlib.sha256(engine).hexdigest()
-    record = EngineRecord(artefact.to_json(), engine_sha256, target.gpu, target.driver, version)
+    about = built_for(target, trt) | {"driver": target.driver}
+    record = BuildRecord(artefact.to_json(), engine_sha256, about)
     return TensorRTModel(where, artefact, session, engine, record, resize=resize)
 
 

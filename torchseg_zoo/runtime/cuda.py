@@ -70,7 +70,7 @@ class CudaDevice:
 
         if not torch.cuda.is_available():
             raise ArgumentError(
-                f"{name!r} cannot be used with TensorRT",
+                f"{name!r} cannot be used for this",
                 where="device",
                 why="this machine has no CUDA GPU that torch can use",
                 fix="run ONNX files or the model itself on the CPU",
@@ -81,11 +81,12 @@ class CudaDevice:
         self._device = find_device("cuda" if name == "auto" else name)
         if self._device.type != "cuda":
             raise ArgumentError(
-                f"{name!r} cannot be used with TensorRT", where="device", fix="use cuda or auto"
+                f"{name!r} cannot be used for this", where="device", fix="use cuda or auto"
             )
         major, minor = torch.cuda.get_device_capability(self._device)
         self.gpu = f"{torch.cuda.get_device_name(self._device)} (sm_{major}{minor})"
         self.driver = driver_version()
+        self.index: int = self._device.index
         # torch leaves streams and events untyped.
         self._stream: Any = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
 

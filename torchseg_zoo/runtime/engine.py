@@ -1,88 +1,31 @@
 """TensorRT engines as runners: from a file that is trusted, or just built.
 
-An engine is a program: deserialising one runs what is in it. So a file is opened only if this user
-built it on this machine, which a seal in the record beside it proves, or if its sha256 is given.
+An engine is a program: deserialising one runs what is in it. ``trust`` says which are opened.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import re
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from torchseg_zoo.errors import ArgumentError, ExportError, IntegrityError
-from torchseg_zoo.files import atomic_write, open_regular, printable
+from torchseg_zoo.errors import ExportError
+from torchseg_zoo.files import printable
 from torchseg_zoo.runtime.artefact import Artefact
 from torchseg_zoo.runtime.bindings import Binding, Cost
 from torchseg_zoo.runtime.cuda import CudaDevice, Device
 from torchseg_zoo.runtime.engine_session import EngineSession, tensorrt_module
-from torchseg_zoo.runtime.proof import check_digest
 from torchseg_zoo.runtime.runner import Runner
-from torchseg_zoo.runtime.seal import Sealer
+from torchseg_zoo.runtime.trust import (
+    BuildRecord,
+    refuse_other_machine,
+    save_built,
+    trusted_content,
+)
 
-__all__ = ["EngineRecord", "TensorRTModel", "open_engine", "open_runner", "record_path"]
-
-_FORMAT = 1
-
-
-@dataclass(frozen=True)
-class EngineRecord:
-    """What lies beside an engine as ``<file>.json``.
-
-    Args:
-        artefact: what the engine takes and gives, see ``Artefact.to_json``.
-        sha256: of the engine.
-        gpu: name and compute capability of the GPU that it was built on.
-        driver: version of the driver there.
-        tensorrt: version of TensorRT that built it.
-        seal: see ``Sealer``; "" if the builder had no place for a secret.
-    """
-
-    artefact: str
-    sha256: str
-    gpu: str
-    driver: str
-    tensorrt: str
-    seal: str = ""
-
-    def to_json(self) -> str:
-        """The record as it stands in the file."""
-        return json.dumps({"format": _FORMAT, **asdict(self)}, indent=1, sort_keys=True) + "\n"
-
-    @classmethod
-    def read(cls, path: Path) -> EngineRecord | None:
-        """The record beside an engine; ``None`` if there is none.
-
-        Raises:
-            ExportError: if it cannot be read by this version.
-        """
-        where = record_path(path)
-        try:
-            record = json.loads(where.read_text(encoding="utf-8"))
-            if record.pop("format") != _FORMAT:
-                raise ValueError("unknown format")
-            if not all(isinstance(value, str) for value in record.values()):
-                raise ValueError("not all of it is text")
-            return cls(**record)
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-            raise ExportError(
-                "the record of this engine cannot be read",
-                where=printable(where),
-                why=f"{type(error).__name__}: {error}",
-                fix="update torchseg-zoo, or build the engine again",
-            ) from error
-
-
-def record_path(path: Path) -> Path:
-    """``model.engine`` → ``model.engine.json``."""
-    return path.with_name(path.name + ".json")
+__all__ = ["TensorRTModel", "built_for", "open_engine", "open_runner"]
 
 
 class TensorRTModel(Runner):
@@ -107,7 +50,7 @@ class TensorRTModel(Runner):
         artefact: Artefact,
         session: EngineSession,
         content: bytes,
-        record: EngineRecord,
+        record: BuildRecord,
         *,
         resize: bool = False,
     ) -> None:
@@ -149,16 +92,19 @@ class TensorRTModel(Runner):
 
         Raises:
             ExportError: if the name has another ending.
-            DataError: if a file cannot be written.
+            DataError: if the two cannot be written; earlier ones stay.
             CacheError: if there is no place for the secret that seals are made with.
         """
         path = Path(path)
         if path.suffix != ".engine":
             raise ExportError("the file name must end in .engine", where=printable(path))
-        record = replace(self._record, seal=Sealer().seal(self.sha256, self._content))
-        atomic_write(path, lambda file: file.write(self._content))
-        atomic_write(record_path(path), lambda file: file.write(record.to_json().encode()))
+        save_built(path, self._content, self._record)
         return path
+
+
+def built_for(device: Device, trt: Any) -> dict[str, str]:
+    """What an engine is tied to; see ``BuildRecord``."""
+    return {"GPU": device.gpu, "TensorRT": str(trt.__version__)}
 
 
 def open_runner(
@@ -205,12 +151,7 @@ def open_engine(
         ArgumentError: if there is no such GPU, or ``trust_engine`` is no digest.
     """
     path = Path(path)
-    with open_regular(path, error=ExportError) as file:
-        content = file.read()
-    sha256 = hashlib.sha256(content).hexdigest()
-    record = EngineRecord.read(path)
-    _refuse_untrusted(path, content, sha256, record, trust_engine)
-    check_digest(path)
+    content, sha256, record = trusted_content(path, trusted=trust_engine, kind="engine")
     trt = trt or tensorrt_module()
     target = CudaDevice(device) if isinstance(device, str) else device
     if record is None:
@@ -220,8 +161,8 @@ def open_engine(
                 where=printable(path),
                 fix="say which model it is of",
             )
-        record = EngineRecord("", sha256, target.gpu, target.driver, trt.__version__)
-    _refuse_other_machine(path, record, target, trt)
+        record = BuildRecord("", sha256, built_for(target, trt))
+    refuse_other_machine(path, record.built_for, built_for(target, trt), kind="engine")
     session = EngineSession(trt, content, target, where=printable(path), cuda_graph=cuda_graph)
     if record.artefact:
         artefact = Artefact.from_json(record.artefact, path)
@@ -230,51 +171,6 @@ def open_engine(
         artefact = _told_by_bindings(session.bindings, described, path)
         record = replace(record, artefact=artefact.to_json())
     return TensorRTModel(path, artefact, session, content, record, resize=resize)
-
-
-def _refuse_untrusted(
-    path: Path, content: bytes, sha256: str, record: EngineRecord | None, trusted: str | None
-) -> None:
-    if trusted is not None and not re.fullmatch(r"[0-9a-fA-F]{64}", trusted):
-        raise ArgumentError(
-            f"{trusted!r} is no sha256", where="trust_engine", fix="give 64 hex digits"
-        )
-    if trusted is not None and trusted.lower() != sha256:
-        raise IntegrityError(
-            "is not the engine that is trusted",
-            where=printable(path),
-            why=f"its sha256 is {sha256}, trusted is {trusted.lower()}",
-            fix="fetch the file again, or ask its builder for the digest",
-        )
-    if record is not None and record.sha256 != sha256:
-        raise IntegrityError(
-            "is not the engine that its record was written for",
-            where=printable(path),
-            why=f"its sha256 is {sha256}, recorded is {record.sha256}",
-            fix="fetch the file and its record again, or build it anew",
-        )
-    ours = record is not None and Sealer().holds(record.seal, sha256, content)
-    if trusted is None and not ours:
-        raise ExportError(
-            "was not built here, and opening an engine runs what is in it",
-            where=printable(path),
-            fix="build it from the model, or pass the sha256 that its builder gave you as "
-            "trust_engine (--trust-engine)",
-        )
-
-
-def _refuse_other_machine(path: Path, record: EngineRecord, device: Device, trt: Any) -> None:
-    for name, built, here in (
-        ("GPU", record.gpu, device.gpu),
-        ("TensorRT", record.tensorrt, str(trt.__version__)),
-    ):
-        if built != here:
-            raise ExportError(
-                f"was built for another {name}",
-                where=printable(path),
-                why=f"built for {built}, here is {here}",
-                fix="build the engine on this machine",
-            )
 
 
 def _told_by_bindings(bindings: tuple[Binding, ...], described: Artefact, path: Path) -> Artefact:

@@ -24,26 +24,30 @@ def load(
     threads: int | None = None,
     resize: bool = False,
     trust_engine: str | None = None,
+    trust_package: str | None = None,
 ) -> Runner:
     """Opens an exported model.
 
     Args:
         path: ``.onnx`` (ONNX Runtime), ``.xml`` or the folder with it (OpenVINO), ``.pt2``
-            (AOTInductor; needs torch), ``.engine`` (TensorRT; needs torch and a GPU).
+            (``torch.export`` and AOTInductor; needs torch), ``.engine`` (TensorRT; needs torch and
+            a GPU).
         runtime: ``"onnx"`` or ``"openvino"``; by default by the ending. OpenVINO runs ``.onnx``
             files, too.
         device: ``"cpu"``, ``"cuda"``, or ``"auto"``: CUDA where the runtime has it.
-        threads: of a CPU; by default the runtime's choice.
+        threads: of a CPU; by default the runtime's choice. For ``.pt2`` they are those of all of
+            torch in this process.
         resize: bring pictures of other sizes to a file's one size; without it they are refused.
         trust_engine: sha256 of an ``.engine`` that this user did not build on this machine, from
             whoever did: opening an engine runs what is in it.
+        trust_package: the same for a ``.pt2``.
 
     Raises:
         ExportError: if the file is missing, damaged, of an unknown kind, not ours or not trusted.
         IntegrityError: if it is not the file that the ``parity.json`` beside it was made for, or
-            not the engine that is trusted.
+            not the engine or package that is trusted.
         MissingExtraError: if the runtime is not installed; it names the extra.
-        ArgumentError: if the device is not there, or ``trust_engine`` is given for another file.
+        ArgumentError: if the device is not there, or trust is given for a file of another kind.
     """
     path = Path(path)
     if path.is_dir():
@@ -62,11 +66,14 @@ def load(
         )
     if not path.is_file():
         raise ExportError("no such file", where=printable(path), fix="check the path")
-    if trust_engine is not None and module != "engine":
-        raise ArgumentError(
-            f"{printable(path)} is no engine", where="trust_engine", fix="leave it out"
-        )
-    trust = {"trust_engine": trust_engine} if module == "engine" else {}
+    trust = {}
+    for kind, of, given in (("engine", "engine", trust_engine), ("package", "pt2", trust_package)):
+        if module == of:
+            trust[f"trust_{kind}"] = given
+        elif given is not None:
+            raise ArgumentError(
+                f"{printable(path)} is no {kind}", where=f"trust_{kind}", fix="leave it out"
+            )
     opened = importlib.import_module(f"torchseg_zoo.runtime.{module}").open_runner(
         path, device=device, threads=threads, resize=resize, **trust
     )

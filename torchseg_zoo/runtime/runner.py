@@ -10,11 +10,11 @@ import numpy as np
 from torchseg_zoo.data.image import as_rgb
 from torchseg_zoo.errors import ExportError, InputShapeError
 from torchseg_zoo.files import printable
-from torchseg_zoo.inference.prediction import Prediction
+from torchseg_zoo.inference.prediction import Confidence, Prediction
 from torchseg_zoo.runtime.artefact import Artefact
 from torchseg_zoo.runtime.resample import resize_labels, resize_picture
 
-__all__ = ["Runner"]
+__all__ = ["Runner", "input_batch"]
 
 
 class Runner(abc.ABC):
@@ -77,7 +77,8 @@ class Runner(abc.ABC):
                 )
             return confidence
 
-        return Prediction(labels, pixels, self.label_set, known)
+        kind: Confidence | None = None if confidence is None else "probability"
+        return Prediction(labels, pixels, self.label_set, known, kind)
 
     def labels(self, image: object) -> np.ndarray:
         """(H, W) uint8 class indices of a picture, and nothing else; errors as ``predict``'s."""
@@ -101,11 +102,7 @@ class Runner(abc.ABC):
 
     def batch(self, pixels: np.ndarray) -> np.ndarray:
         """(H, W, 3) uint8 → what ``run`` takes, a batch of one; nothing is resized."""
-        if self.artefact.layout == "nhwc":
-            return np.ascontiguousarray(pixels[None])
-        if self.artefact.layout == "float":
-            pixels = self.artefact.preprocess.array(pixels)
-        return np.ascontiguousarray(pixels.transpose(2, 0, 1)[None])
+        return input_batch(self.artefact, pixels)
 
     def _reduced(self, outputs: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray | None]:
         if self.artefact.output == "labels":
@@ -116,3 +113,12 @@ class Runner(abc.ABC):
         best = logits.max(0)
         confidence = 1 / np.exp(logits - best).sum(0)
         return logits.argmax(0).astype(np.uint8), confidence.astype(np.float32)
+
+
+def input_batch(artefact: Artefact, pixels: np.ndarray) -> np.ndarray:
+    """(H, W, 3) uint8 → a batch of one in the artefact's layout; nothing is resized."""
+    if artefact.layout == "nhwc":
+        return np.ascontiguousarray(pixels[None])
+    if artefact.layout == "float":
+        pixels = artefact.preprocess.array(pixels)
+    return np.ascontiguousarray(pixels.transpose(2, 0, 1)[None])

@@ -74,7 +74,7 @@ class Sealer:
             raise
         except OSError as error:
             raise CacheError(
-                "cannot keep the secret that engines are sealed with",
+                "cannot keep the secret that engines and packages are sealed with",
                 where=printable(path),
                 why=error.strerror,
                 fix="set XDG_STATE_HOME to a folder of your own",

@@ -1,0 +1,212 @@
+"""PyTorch's own files: programs of ``torch.export``, and packages that AOTInductor compiles.
+
+Both take a picture's bytes and give its labels without any Python of the model, and both keep what
+they are about in their metadata. A program runs wherever torch does; a package is native code for
+the kind of CPU or GPU that it was compiled on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch.export import ExportedProgram
+
+from torchseg_zoo.devices import find_device
+from torchseg_zoo.errors import ExportError, MissingExtraError, ZooError
+from torchseg_zoo.export.graph import InputLayout, Output, Precision, Tracing, prepare_tracing
+from torchseg_zoo.export.onnx import describe_artefact
+from torchseg_zoo.files import printable
+from torchseg_zoo.models.base import SegmentationModel
+from torchseg_zoo.runtime.artefact import METADATA_KEY
+from torchseg_zoo.runtime.cuda import CudaDevice
+from torchseg_zoo.runtime.pt2 import BUILT_FOR_KEY, built_for
+from torchseg_zoo.runtime.seal import Sealer
+from torchseg_zoo.runtime.trust import BuildRecord, save_built
+from torchseg_zoo.types import Size
+
+__all__ = ["export_aoti", "export_program"]
+
+
+def export_program(
+    model: SegmentationModel,
+    path: str | os.PathLike[str],
+    *,
+    size: Size | Literal["dynamic"] = "dynamic",
+    batch: int | Literal["dynamic"] = 1,
+    layout: InputLayout = "nhwc",
+    output: Output = "labels",
+    precision: Precision = "fp32",
+    name: str = "",
+) -> Path:
+    """Writes a model as a program of ``torch.export``.
+
+    Reading such a file unpickles and evaluates parts of it, so ``runtime.load`` opens it where it
+    was written, by the record beside it, and elsewhere by its digest.
+
+    Args:
+        model: a model of this package; it is left as it is.
+        path: file to write or replace, ending in ``.pt2``; its folder must exist.
+        size, batch, layout, output, name: as for ``export_onnx``.
+        precision: ``"fp32"`` or ``"fp16"``.
+
+    Returns:
+        The path. Beside it lies ``<file>.json``, see ``runtime.trust``.
+
+    Raises:
+        ExportError: if the model cannot be exported like this; it says what can.
+        DataError: if the files cannot be written; earlier ones stay.
+        CacheError: if there is no place for the secret that the record is sealed with.
+    """
+    path = _checked(path, precision)
+    tracing = prepare_tracing(
+        model, size=size, batch=batch, layout=layout, output=output, precision=precision
+    )
+    about = describe_artefact(
+        model, name=name, size=tracing.size, layout=layout, output=output, precision=precision
+    ).to_json()
+    tied = {"PyTorch": str(torch.__version__)}
+    buffer = io.BytesIO()
+    with _exporting(model):
+        program = _traced(tracing, "cpu")
+        torch.export.save(program, buffer, extra_files=_metadata(about, tied))
+    return _saved(path, buffer.getvalue(), about, tied)
+
+
+def export_aoti(
+    model: SegmentationModel,
+    path: str | os.PathLike[str],
+    *,
+    size: Size | Literal["dynamic"] = "dynamic",
+    batch: int | Literal["dynamic"] = 1,
+    layout: InputLayout = "nhwc",
+    output: Output = "labels",
+    precision: Precision = "fp32",
+    name: str = "",
+    device: str = "auto",
+) -> Path:
+    """Compiles a model for this machine's CPU or GPU; that takes minutes.
+
+    Args:
+        model, path, size, batch, layout, output, precision, name: as for ``export_program``. A GPU
+            runs a file of one size as one CUDA graph.
+        device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, or ``"auto"``: CUDA where there is one.
+
+    Returns:
+        The path. Beside it lies ``<file>.json``, see ``runtime.trust``.
+
+    Raises:
+        ExportError: if the model cannot be compiled like this; it says what can. Also for fp16 on
+            a CPU.
+        MissingExtraError: if there is no C++ compiler; nothing is computed then.
+        ArgumentError: if the device is not there.
+        DataError, CacheError: as ``export_program``.
+    """
+    path = _checked(path, precision)
+    target = find_device(device)
+    if target.type == "cpu" and precision == "fp16":
+        raise ExportError(
+            "this CPU computes in fp16 many times slower than in fp32",
+            where="precision",
+            fix="compile fp32, or fp16 on a machine with a GPU (device)",
+        )
+    _require_compiler()
+    tracing = prepare_tracing(
+        model, size=size, batch=batch, layout=layout, output=output, precision=precision
+    )
+    about = describe_artefact(
+        model, name=name, size=tracing.size, layout=layout, output=output, precision=precision
+    ).to_json()
+    tied = built_for("cpu" if target.type == "cpu" else CudaDevice(str(target)).gpu)
+    buffer = io.BytesIO()
+    with _exporting(model):
+        torch._inductor.aoti_compile_and_package(
+            _traced(tracing, str(target)),
+            package_path=buffer,
+            inductor_configs={
+                "aot_inductor.metadata": _metadata(about, tied),
+                # Else the number of threads is that of the machine that compiles.
+                "cpp.dynamic_threads": True,
+            },
+        )
+    return _saved(path, buffer.getvalue(), about, tied)
+
+
+def _checked(path: str | os.PathLike[str], precision: Precision) -> Path:
+    """The path, once nothing that is known beforehand speaks against it."""
+    path = Path(path)
+    if path.suffix != ".pt2":
+        raise ExportError("the file name must end in .pt2", where=printable(path))
+    if precision == "int8":
+        raise ExportError(
+            "PyTorch's files are of floats", where="precision", fix="export int8 to ONNX"
+        )
+    Sealer().seal("", b"")  # a missing home must show before minutes are spent
+    return path
+
+
+def _traced(tracing: Tracing, device: str) -> ExportedProgram:
+    with torch.no_grad():
+        program = torch.export.export(
+            tracing.network.to(device),
+            (tracing.example.to(device),),
+            dynamic_shapes=(tracing.moving,) if tracing.moving else None,
+        )
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)  # tells of this machine's folders
+    return program
+
+
+def _metadata(about: str, tied: dict[str, str]) -> dict[str, Any]:
+    return {METADATA_KEY: about, BUILT_FOR_KEY: json.dumps(tied, sort_keys=True)}
+
+
+def _saved(path: Path, content: bytes, about: str, tied: dict[str, str]) -> Path:
+    save_built(path, content, BuildRecord(about, hashlib.sha256(content).hexdigest(), tied))
+    return path
+
+
+def _require_compiler() -> None:
+    from torch._inductor import cpp_builder, exc
+
+    try:
+        cpp_builder.get_cpp_compiler()
+    except (exc.InvalidCxxCompiler, RuntimeError) as error:
+        raise MissingExtraError(
+            "compiling needs a C++ compiler",
+            fix="install g++ (apt-get install g++), or name one in CXX; or use --format "
+            "torch-export, which needs none",
+        ) from error
+
+
+@contextmanager
+def _exporting(model: SegmentationModel) -> Iterator[None]:
+    """One error of ours for whatever tracing and compiling meet; remarks are not the user's."""
+    log = logging.getLogger("torch")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except ZooError:
+        raise
+    except Exception as error:  # torch's own classes differ from step to step
+        lines = str(error).strip().splitlines() or [""]
+        raise ExportError(
+            "PyTorch's compiler cannot take this model",
+            where=model.config.model,
+            why=f"{type(error).__name__}: {lines[0][:200]}",
+            fix="give a fixed size, or another backbone",
+        ) from error
+    finally:
+        log.setLevel(level)
