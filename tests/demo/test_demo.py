@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import io
+import json
 import os
 import re
 import socket
@@ -208,7 +209,7 @@ def test_no_file_outside_the_uploads_is_given(server: DemoServer, canary: Server
 @pytest.mark.parametrize(
     "path",
     [
-        "/docs", "/openapi.json", "/monitoring", "/login", "/gradio_api/run/predict",
+        "/docs", "/openapi.json", "/monitoring", "/login",
         "/gradio_api/call/label", "/gradio_api/vibe-code", "/gradio_api/openapi.json",
         "/gradio_api/component_server", "/gradio_api/token", "/gradio_api/runs",
         "/login/huggingface",
@@ -217,6 +218,15 @@ def test_no_file_outside_the_uploads_is_given(server: DemoServer, canary: Server
 )  # fmt: skip
 def test_what_the_page_does_not_use_is_not_there(server: DemoServer, path: str) -> None:
     assert server.ask(path).status == server.ask(path, b"{}").status == 404
+
+
+def test_nobody_jumps_the_queue(server: DemoServer) -> None:
+    user = User(server)
+    picture = {"path": user.upload(png(street(1))), "meta": {"_type": "gradio.FileData"}}
+    body = {"data": [picture, "bisenet_x39.camvid"], "session_hash": user.session}
+    body |= {"fn_index": user.functions["label"]["id"]}
+    answer = server.ask("/gradio_api/run/predict", json.dumps(body).encode())
+    assert answer.status == 404
 
 
 def test_requests_that_are_no_requests(server: DemoServer) -> None:

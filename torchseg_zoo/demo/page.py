@@ -51,7 +51,7 @@ class Page:
             delete_cache=(_CLEAN_EVERY_S, _UPLOAD_AGE_S),
         ) as self.blocks:
             self._lay_out(examples)
-            self._connect()
+            self._connect(examples)
         self.blocks.queue(max_size=config.queue_size, default_concurrency_limit=1)
 
     def _lay_out(self, examples: list[Path]) -> None:
@@ -74,11 +74,13 @@ class Page:
                 )  # fmt: skip
                 # Gradio would decode it here, whatever its header says; the worker does.
                 self.picture.preprocess = _path_of
-                self.examples = gr.Examples(
-                    [str(example) for example in examples],
-                    self.picture,
+                # Not gr.Examples: it calls past the queue, by a route that would let anybody do so.
+                self.examples = gr.Dataset(
+                    components=[self.picture],
+                    samples=[[str(example)] for example in examples],
                     label="Drawn streets",
-                    cache_examples=False,
+                    type="index",
+                    elem_id="examples",
                 )
                 self.summary = gr.Markdown(elem_id="summary")
                 self.labels = gr.DownloadButton(
@@ -104,11 +106,12 @@ class Page:
                         )  # fmt: skip
                 self.legend = gr.HTML(elem_id="legend")
 
-    def _connect(self) -> None:
+    def _connect(self, examples: list[Path]) -> None:
         shown = [
             self.slider, self.overlay, self.confidence, self.legend, self.summary, self.labels,
             self.pixel, self.kept,
         ]  # fmt: skip
+        at_once: dict[str, Any] = {"concurrency_limit": None}
         label: dict[str, Any] = {
             "fn": self._label,
             "inputs": [self.picture, self.model],
@@ -119,8 +122,9 @@ class Page:
         }
         # A second picture, or model, while the first is labelled: the last one is labelled next.
         gr.on([self.picture.upload, self.picture.clear], **label, trigger_mode="always_last")
-        self.examples.load_input_event.then(**label)
-        at_once: dict[str, Any] = {"concurrency_limit": None}
+        self.examples.click(
+            lambda number: str(examples[number]), self.examples, self.picture, **at_once
+        ).then(**label)
         self.model.change(self._describe, self.model, [self.offer, self.terms], **at_once).then(
             **label
         )
@@ -142,7 +146,7 @@ class Page:
             gr.Warning(message, duration=_ERROR_S, title="Not labelled")
             return _nothing(message)
         if kept is None:
-            return _nothing("")
+            return _nothing("" if picture is None else words.NOT_HERE)
         overlay = str(kept.file("overlay"))
         return (
             (str(kept.file("photo")), overlay),

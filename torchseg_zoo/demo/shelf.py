@@ -125,5 +125,7 @@ def _size(entry: Checkpoint) -> str:
 def _offer(entry: Checkpoint) -> str:
     url = urlsplit(urls_of(entry)[0])
     host = _PLACES.get(url.scheme, url.netloc)
-    size = "of unknown size" if entry.size_bytes is None else _size(entry)
-    return f"{entry.name} is not on this machine yet: {size}, from {host}. {terms.said(entry)}"
+    return (
+        f"{entry.name} is not on this machine yet. To download: {_size(entry)}, from {host}. "
+        f"Licences: {terms.said(entry)}."
+    )

@@ -7,7 +7,17 @@ from html import escape
 from torchseg_zoo.demo.results import Kept, Pixel, Result
 from torchseg_zoo.errors import ZooError
 
-__all__ = ["CSS", "FORGOTTEN", "HINT", "INTRODUCTION", "apology", "legend", "pixel", "summary"]
+__all__ = [
+    "CSS",
+    "FORGOTTEN",
+    "HINT",
+    "INTRODUCTION",
+    "NOT_HERE",
+    "apology",
+    "legend",
+    "pixel",
+    "summary",
+]
 
 _SMALL_SHARE = 0.0005  # as the legend of an overlay has it
 
@@ -20,6 +30,8 @@ is sent nowhere else.
 
 HINT = '<div class="zoo-hint">Click a pixel of the picture.</div>'
 FORGOTTEN = '<div class="zoo-hint">This result is not kept any more; label the picture again.</div>'
+
+NOT_HERE = "This model is to be downloaded first."
 
 CSS = """
 .gradio-container {
@@ -37,6 +49,7 @@ table.zoo-classes { width: 100%; border: none; border-collapse: collapse; font-s
 .zoo-error { overflow-wrap: anywhere; }
 #summary .zoo-error { color: #c02020; }
 .dark #summary .zoo-error { color: #ff9090; }
+@media (max-width: 640px) { #overlay, #confidence { height: 300px !important; } }
 """
 
 
