@@ -64,7 +64,10 @@ def _labelled(target: Path) -> None:
 
 def _own(target: Path) -> None:
     write_pairs(target / "images", target / "labels", 10, seed=3)
-    (target / "classes.txt").write_text("".join(f"{name}\n" for name in CAMVID.classes))
+    table = np.array([0, 2, 2, 1, 1, 2, 2, 2, 2, 2, 2], np.uint8)
+    for path in (target / "labels").iterdir():
+        Image.fromarray(table[np.asarray(Image.open(path))]).save(path)
+    (target / "classes.txt").write_text("sky\nroad\nthing\n")
 
 
 def _camvid(target: Path) -> None:
