@@ -55,6 +55,12 @@ def _photos(target: Path) -> None:
         Image.fromarray(image).save(target / f"{index}.png")
 
 
+def _video(target: Path) -> None:
+    from videos import write_video  # PyAV, which the other pages do without
+
+    write_video(target)
+
+
 def _labelled(target: Path) -> None:
     # Scenes in which each class occurs: nothing is wrong with this folder.
     for seed, split in ((2, "train"), (3, "val")):
@@ -91,6 +97,7 @@ def _cityscapes_run(target: Path) -> None:
 THINGS: dict[str, Callable[[Path], object]] = {
     "street.png": _street,
     "photos/": _photos,
+    "drive.mp4": _video,
     "examples/": _linked(ROOT / "examples"),
     "torchseg-zoo/": _linked(ROOT),
     "labelled/": _labelled,
