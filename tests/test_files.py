@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import socket
 import stat
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import BinaryIO
 import pytest
 
 from torchseg_zoo.errors import ArgumentError, CacheError, DataError
-from torchseg_zoo.files import atomic_write, open_regular, printable
+from torchseg_zoo.files import atomic_write, atomic_write_all, open_regular, printable
 
 
 def _names(folder: Path) -> list[str]:
@@ -81,6 +82,24 @@ def test_disk_errors_keep_the_old_file(
     assert caught.value.fix
     assert path.read_bytes() == b"old"
     assert _names(tmp_path) == ["a"]
+
+
+@pytest.mark.parametrize("too_large", range(3))
+def test_files_that_go_together_are_all_written_or_none(tmp_path: Path, too_large: int) -> None:
+    paths = [tmp_path / name for name in "abc"]
+    atomic_write_all(dict.fromkeys(paths, b"old"))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    contents = dict.fromkeys(paths, b"new") | {paths[too_large]: bytes(1 << 16)}
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
+    try:
+        with pytest.raises(DataError, match=f"{paths[too_large].name}: cannot be written"):
+            atomic_write_all(contents)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert [path.read_bytes() for path in paths] == [b"old"] * 3
+    assert _names(tmp_path) == ["a", "b", "c"]
+    atomic_write_all(contents)
+    assert [path.read_bytes() for path in paths] == list(contents.values())
 
 
 def test_the_error_class_can_be_chosen_and_ours_pass_through(tmp_path: Path) -> None:
