@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from demo_server import DemoServer, png
+from path_proxy import PathProxy
 from PIL import Image
 from playwright.sync_api import Browser, Page, Playwright, Route, expect, sync_playwright
 
@@ -231,6 +232,21 @@ def test_the_page_fits_a_phone(browser: Browser, server: DemoServer, street: np.
         watched.page.get_by_role("tab", name=name).click()
         assert watched.page.evaluate("document.documentElement.scrollWidth") <= 390
     watched.close()
+
+
+@pytest.mark.soak
+def test_behind_a_proxy_under_a_path(browser: Browser, street: np.ndarray, tmp_path: Path) -> None:
+    with DemoServer(tmp_path, "--root-path", "/demo") as server:
+        direct, server.url = server.url.removesuffix("/demo"), ""
+        with PathProxy(direct, "/demo") as proxy:
+            server.url = proxy.url
+            watched = Watched(browser, server, 1000, 800)
+            watched.upload(png(street))
+            expect(watched.page.locator("#legend table")).to_be_visible()
+            expect(watched.page.locator("#slider img").first).to_have_js_property(
+                "naturalWidth", 480
+            )
+            watched.close()
 
 
 @pytest.mark.soak
