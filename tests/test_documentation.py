@@ -186,7 +186,7 @@ def test_what_is_not_run_says_why_and_names_what_exists(page: str) -> None:
     blocks = blocks_of(page)
     assert markers_of(page) == sum(block.not_run is not None for block in blocks), page
     for block in blocks:
-        assert block.language in (*CODE, "text", "bibtex", "toml", "json"), f"{block}: which code?"
+        assert block.language in (*CODE, "text", "bibtex", "toml", "json", "nginx"), f"{block}: which code?"
         if block.language not in CODE:
             assert not re.search(r"^(\$ )?(torchseg-zoo|python|pip) ", block.text, re.M), block
         if block.not_run is None:

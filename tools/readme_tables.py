@@ -118,28 +118,34 @@ def models_table() -> str:
 
 
 def checkpoints_summary(entries: Sequence[Checkpoint]) -> str:
-    """How many there are, by status, data set and origin."""
+    """How many there are, by status and what may be done with them."""
     statuses = Counter(entry.status for entry in entries)
     said = ", ".join(f"{statuses[name]} {name}" for name in STATUS_MEANINGS)
+    allowed = sum(entry.commercial_ok for entry in entries)
+    datasets = len({entry.dataset for entry in entries})
+    return (
+        f"{len(entries)} checkpoints of {datasets} data sets ({said}): "
+        "[docs/checkpoints.md](docs/checkpoints.md) lists each\nwith its scores, protocol and "
+        "terms. Terms that are stated and allow commercial use: "
+        f"{allowed or 'none'} of them.\n"
+    )
+
+
+def _by_dataset(entries: Sequence[Checkpoint]) -> str:
+    """How many there are of each data set, and whose."""
     rows = []
     for dataset in sorted({entry.dataset for entry in entries}):
         inside = [entry for entry in entries if entry.dataset == dataset]
         origins = Counter(_origin(entry) for entry in inside)
         rows.append(
             (
-                dataset,
+                f"[{dataset}](#{dataset})",
                 str(len(inside)),
                 str(len({entry.model for entry in inside})),
                 ", ".join(f"{name} {count}" for name, count in origins.most_common()),
             )
         )
-    allowed = sum(entry.commercial_ok for entry in entries)
-    return (
-        f"{len(entries)} checkpoints ({said}): [docs/checkpoints.md](docs/checkpoints.md) lists "
-        "each with its\nscores, protocol and terms. Terms that are stated and allow commercial "
-        f"use: {allowed or 'none'} of them.\n\n"
-        + table(("data set", "checkpoints", "models", "origins"), rows)
-    )
+    return table(("data set", "checkpoints", "models", "origins"), rows)
 
 
 def checkpoints_page(entries: Sequence[Checkpoint]) -> str:
@@ -151,6 +157,7 @@ def checkpoints_page(entries: Sequence[Checkpoint]) -> str:
             for name, what in STATUS_MEANINGS.items()
         )
     )
+    parts.append(_by_dataset(entries))
     head = ("name", "status", "single", "msf", "shown", "paper", "digest", "commercial", "origin")
     for dataset in sorted({entry.dataset for entry in entries}):
         inside = [entry for entry in entries if entry.dataset == dataset]
