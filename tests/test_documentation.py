@@ -57,6 +57,12 @@ SOAK = {
     "docs/journeys/publish.md",
     "docs/journeys/reproduce.md",
     "docs/journeys/train.md",
+    "docs/runtimes/onnxruntime.md",
+    "docs/runtimes/openvino.md",
+    "docs/runtimes/torch-export.md",
+    "docs/runtimes/onnxruntime.md",
+    "docs/runtimes/openvino.md",
+    "docs/runtimes/torch-export.md",
 }
 ELSEWHERE = {"docs/finetune.md": "tests/test_finetune.py"}
 SHORTER = {
@@ -312,6 +318,11 @@ def test_the_variables_are_those_of_the_package() -> None:
     source = "".join(path.read_text() for path in (ROOT / "torchseg_zoo").rglob("*.py"))
     ours = set(re.findall(r'"(TORCHSEG_ZOO_[A-Z]+)"', source))
     assert ours == set(re.findall(r"`(TORCHSEG_ZOO_[A-Z]+)[=1]*`", text_of("docs/errors.md")))
+
+
+def test_every_record_is_on_their_page() -> None:
+    records = {path.name for path in (ROOT / "docs/records").glob("2*.md")}
+    assert records == {link for link in links_of("docs/records/index.md") if link[0] == "2"}
 
 
 def test_pages_that_are_run_elsewhere_are() -> None:
