@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import get_args
@@ -19,7 +20,7 @@ from torchseg_zoo import runtime
 from torchseg_zoo.cli import main
 from torchseg_zoo.data.datasets import open_dataset
 from torchseg_zoo.data.datasets.drawn import DrawnStreets, draw_street
-from torchseg_zoo.errors import ArgumentError, DataError, ExportError
+from torchseg_zoo.errors import ArgumentError, DataError, ExportError, MissingExtraError
 from torchseg_zoo.export.onnx import export_onnx, onnx_model
 from torchseg_zoo.export.operators import check_operators
 from torchseg_zoo.export.parity import Parity, SizeParity, compare
@@ -28,7 +29,7 @@ from torchseg_zoo.models.base import SegmentationModel
 from torchseg_zoo.runtime.artefact import METADATA_KEY, Artefact
 
 SIZE = (120, 160)
-STREETS = DrawnStreets(6, seed=11, size=SIZE)
+STREETS = DrawnStreets(4, seed=11, size=SIZE)
 
 
 @pytest.fixture(scope="module")
@@ -209,17 +210,25 @@ def test_what_a_proof_counts(
     assert parity.holds == (refusal is None) == parity.to_dict()["holds"]
 
 
-def test_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_on_the_command_line_for_tensorrt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt", None)  # also where it is installed
     pictures = tmp_path / "pictures"
     pictures.mkdir()
     for index in range(2):
         Image.fromarray(draw_street(index, SIZE)[0]).save(pictures / f"{index}.png")
-    path = tmp_path / "m.onnx"
-    command = ["export", "-o", str(path), "--size", "96x128", "--precision", "int8"]
+    command = ["export", "--format", "tensorrt", "-o", str(tmp_path / "m.engine")]
+    command += ["--size", "96x128", "--precision", "int8"]
     assert main(command) == ExportError.exit_code
     assert "--calibration DATA" in capsys.readouterr().err
     command += ["--calibration", str(pictures), "--data", "drawn", "--pictures", "1"]
-    assert main([*command, "--miou-tolerance", "20"]) == 0  # two pictures are few
+    # Two pictures are few.
+    assert main([*command, "--miou-tolerance", "20"]) == MissingExtraError.exit_code
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "m.onnx is written and proven, but its engine is not built" in line
+    assert "pip install 'torchseg-zoo[tensorrt]'" in line
+    assert not (tmp_path / "m.engine").exists()
     proof = json.loads((tmp_path / "m.onnx.parity.json").read_text())["runtimes"]["onnx"]
     assert proof["precision"] == "int8"
     assert proof["miou_tolerance"] == 20

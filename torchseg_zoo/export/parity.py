@@ -54,7 +54,7 @@ TOLERANCES = {"fp32": 0.999, "fp16": 0.995, "int8": 0.7}
 
 That of int8 only tells a broken file from a whole one: on the drawn streets, where many classes
 are nearly as good, the embedded checkpoint keeps 80 % of its labels at 64×64 and 99 % at 333×251,
-and loses 0.2 points of mIoU. Whether a file is as right as its model, labelled pictures tell.
+and loses 0.2 to 0.7 points of mIoU. Whether a file is right, labelled pictures tell.
 """
 
 MIOU_TOLERANCE_INT8 = 1.0

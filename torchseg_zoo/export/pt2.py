@@ -11,6 +11,8 @@ import hashlib
 import io
 import json
 import logging
+import math
+import operator
 import os
 import warnings
 from collections.abc import Iterator
@@ -161,9 +163,29 @@ def _traced(tracing: Tracing, device: str) -> ExportedProgram:
             (tracing.example.to(device),),
             dynamic_shapes=(tracing.moving,) if tracing.moving else None,
         )
+    _divide_integers(program.graph)
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)  # tells of this machine's folders
     return program
+
+
+def _divide_integers(graph: torch.fx.Graph) -> None:
+    """Replaces ``ceil(a / b)`` of sizes by ``-(-a // b)``, which can be written to a file."""
+    for node in list(graph.nodes):
+        if node.target is not math.ceil or node.args[0].target is not operator.truediv:
+            continue
+        quotient = node.args[0]
+        steps = ((operator.neg, ()), (operator.floordiv, quotient.args[1:]), (operator.neg, ()))
+        value = quotient.args[0]
+        with graph.inserting_before(node):
+            for function, others in steps:
+                value = graph.call_function(function, (value, *others))
+                known = [getattr(arg, "meta", {}).get("val", arg) for arg in value.args]
+                value.meta["val"] = function(*known)
+        node.replace_all_uses_with(value)
+        graph.erase_node(node)
+        if not quotient.users:
+            graph.erase_node(quotient)
 
 
 def _metadata(about: str, tied: dict[str, str]) -> dict[str, Any]:
