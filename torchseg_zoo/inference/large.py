@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -229,6 +230,20 @@ class _Job:
             yield from next(head_logits(self._model, inputs, self._batch))
             done(len(lefts))
 
+    def _strip(self, top: int, done: Callable[[int], object]) -> Tensor:
+        """(windows, K, h/s, w/s) of a row of windows.
+
+        In one piece: many small ones, kept among the network's passing values, would leave holes in
+        the heap that nothing larger fits into.
+        """
+        strip: Tensor | None = None
+        for number, logits in enumerate(self._logits(top, done)):
+            if strip is None:
+                strip = logits.new_empty((len(self._lefts), *logits.shape))
+            strip[number] = logits
+        assert strip is not None
+        return strip
+
     def _cut_apart(self, done: Callable[[int], object]) -> Iterator[np.ndarray]:
         """Every pixel's label from one window: overlaps are cut in the middle."""
         height, width = self._reader.size
@@ -250,14 +265,14 @@ class _Job:
     def _blended(self, done: Callable[[int], object]) -> Iterator[np.ndarray]:
         """Probabilities weighted by the distance from inner edges, summed."""
         height, width = self._reader.size
-        strips: list[tuple[int, int, list[Tensor]]] = []
+        strips: list[tuple[int, int, Tensor]] = []
         row_weights = _ramps(self._tops, self.window[0], self._overlap[0])
         column_weights = _ramps(self._lefts, self.window[1], self._overlap[1])
         for index, top in enumerate(self._tops):
             # What lies above the next row of windows is complete once this row is there.
             bottom = self._tops[index + 1] if index + 1 < len(self._tops) else height
             strips = [strip for strip in strips if strip[0] + self.window[0] > top]
-            strips.append((top, index, list(self._logits(top, done))))
+            strips.append((top, index, self._strip(top, done)))
             labels = np.empty((bottom - top, width), np.uint8)
             for number, left in enumerate(self._lefts):
                 right = self._lefts[number + 1] if number + 1 < len(self._lefts) else width
@@ -306,6 +321,11 @@ def _ramps(starts: list[int], window: int, overlap: int) -> list[Tensor]:
 
 def _peak_bytes() -> int:
     """Largest memory that this process has had so far; 0 where the system does not say."""
+    with suppress(OSError):
+        # Not getrusage where there is this: there a process starts with the peak of its parent.
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return 1024 * int(line.split()[1])
     try:
         import resource
     except ImportError:  # Windows
