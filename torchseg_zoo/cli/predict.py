@@ -6,15 +6,10 @@ import argparse
 import json
 import sys
 from functools import partial
-from typing import TYPE_CHECKING
 
 from torchseg_zoo.cli._options import add_model, open_model
 from torchseg_zoo.cli._video import add_video, run_video
 from torchseg_zoo.files import printable
-
-if TYPE_CHECKING:
-    from torchseg_zoo.inference.predictor import Predictor
-    from torchseg_zoo.models.base import SegmentationModel
 
 __all__ = ["add_parser"]
 
@@ -85,12 +80,11 @@ def _run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
 
     listed = read_list(options.list, root=options.root) if options.list else []
     pictures = find_pictures([*options.inputs, *(image for image, _ in listed)])
-    model: SegmentationModel | Predictor = open_model(options)
+    model = open_model(options)
     # Preparing a model takes longer than a picture does.
-    if len(pictures) > 1 or options.confidence_kind != "probability":
-        model = Predictor(model, confidence=options.confidence_kind)
+    prepare = len(pictures) > 1 or options.confidence_kind != "probability"
     report = predict_files(
-        model,
+        Predictor(model, confidence=options.confidence_kind) if prepare else model,
         pictures,
         options.out,
         labels=options.labels,
