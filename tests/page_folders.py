@@ -76,6 +76,15 @@ def _own(target: Path) -> None:
     (target / "classes.txt").write_text("sky\nroad\nthing\n")
 
 
+def _painted(target: Path) -> None:
+    """The same with a colour for each class, as labelling programs paint them."""
+    _own(target)
+    colors = np.array([[0, 128, 255], [128, 64, 128], [200, 30, 30]], np.uint8)
+    for path in (target / "labels").iterdir():
+        Image.fromarray(colors[np.asarray(Image.open(path))]).save(path)
+    (target / "classes.txt").write_text("sky\t0080ff\nroad\t804080\nthing\tc81e1e\n")
+
+
 def _camvid(target: Path) -> None:
     for seed, split in enumerate(("train", "val", "test")):
         write_pairs(target / split, target / f"{split}annot", 4, seed)
@@ -102,6 +111,7 @@ THINGS: dict[str, Callable[[Path], object]] = {
     "torchseg-zoo/": _linked(ROOT),
     "labelled/": _labelled,
     "mydata/": _own,
+    "painted/": _painted,
     "camvid/": _camvid,
     "cityscapes/": cityscapes_tree,
     "runs/a/": _run,
