@@ -19,13 +19,18 @@ import numpy as np
 from PIL import Image
 
 # Runs the command and writes every address that anything in the process wants to reach.
+# The process with the models runs it, too, up to the last two lines.
 WATCHED = """
-import sys
-log = open(sys.argv.pop(1), "a", buffering=1)
+import os, sys
+from pathlib import Path
+log = open(os.environ["DEMO_ADDRESSES"], "a", buffering=1)
 def watch(event, arguments):
     if event in ("socket.connect", "socket.getaddrinfo", "socket.sendto"):
         log.write(f"{event} {arguments[1:] if event != 'socket.getaddrinfo' else arguments}\\n")
 sys.addaudithook(watch)
+from torchseg_zoo.weights import manifest
+if "DEMO_MANIFEST" in os.environ:
+    manifest.manifest_path = lambda: Path(os.environ["DEMO_MANIFEST"])
 from torchseg_zoo.cli import main
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))
@@ -62,10 +67,14 @@ class DemoServer:
     Args:
         folder: gets its log, and its own temporary folder.
         options: of the command.
+        environment: more of it; ``DEMO_MANIFEST`` names another manifest of checkpoints.
     """
 
-    def __init__(self, folder: Path, *options: str) -> None:
+    def __init__(
+        self, folder: Path, *options: str, environment: dict[str, str] | None = None
+    ) -> None:
         self.folder = folder
+        self._environment = environment or {}
         self.temporary = folder / "tmp"
         self.temporary.mkdir()
         self._options = options
@@ -75,12 +84,16 @@ class DemoServer:
         script.write_text(WATCHED)
         self._stderr = (self.folder / "stderr.log").open("w")
         self.process = subprocess.Popen(
-            [sys.executable, str(script), str(self.folder / "addresses.log"), "demo",
-             "--port", "0", *self._options],
+            [sys.executable, str(script), "demo", "--port", "0", *self._options],
             stdout=subprocess.PIPE,
             stderr=self._stderr,
             text=True,
-            env={**os.environ, "TMPDIR": str(self.temporary)},
+            env={
+                **os.environ,
+                "TMPDIR": str(self.temporary),
+                "DEMO_ADDRESSES": str(self.folder / "addresses.log"),
+                **self._environment,
+            },
         )  # fmt: skip
         assert self.process.stdout is not None
         line = self.process.stdout.readline()

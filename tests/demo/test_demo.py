@@ -21,6 +21,7 @@ from loopback import Server
 from pictures import chunk
 from pictures import png as raw_png
 from PIL import Image
+from released import TAG, entry_of
 
 import torchseg_zoo as tsz
 from torchseg_zoo.cli import main
@@ -406,3 +407,40 @@ def test_a_worker_that_dies_at_work_costs_one_message(tmp_path: Path) -> None:
         shown = user.shown()
         assert "has ended, and another is started (SIGKILL" in shown.summary or shown.legend
         assert user.label(png(street(1))).legend
+
+
+@pytest.mark.soak
+def test_a_click_downloads_a_model(tmp_path: Path, model, canary: Server) -> None:
+    """From a server on loopback; until the click nothing is asked for."""
+    file = tmp_path / "tiny.safetensors"
+    tsz.save_model(model, file)
+    url = canary.file("/tiny.safetensors", file.read_bytes())
+    entries = [
+        {**entry_of(model, file), "sources": [{"kind": "https", "location": url}]},
+        {**entry_of(model, file), "tag": "testset.gone"}
+        | {"sha256": "0" * 64, "sources": [{"kind": "https", "location": f"{url}.gone"}]},
+    ]
+    manifest = tmp_path / "manifest.json"
+    manifest.write_text(json.dumps({"checkpoints": entries, "unreleased": []}))
+    name = f"bisenet_x39.{TAG}"
+    environment = {
+        "DEMO_MANIFEST": str(manifest),
+        "TORCHSEG_ZOO_CACHE": str(tmp_path / "cache"),
+        "TORCHSEG_ZOO_MIRROR": canary.url,  # has nothing, but makes the address a trusted one
+    }
+    with DemoServer(tmp_path, "-m", name, environment=environment) as server:
+        user, image = User(server), street(4)
+        path = user.upload(png(image))
+        assert user.ask_to_label(path, name).status == 200
+        assert user.shown().summary == words.NOT_HERE
+        assert canary.count("/tiny.safetensors") == 0
+        fetched = user.call("fetch", [name])
+        assert fetched["success"], fetched["output"]["error"]
+        assert canary.count("/tiny.safetensors") == 1
+        assert user.ask_to_label(path, name).status == 200
+        labels = opened(user.file(user.shown().labels))
+        assert (labels == tsz.predict(model, image).labels).mean() > 0.9999
+        failed = user.call("fetch", ["bisenet_x39.testset.gone"])
+        assert not failed["success"] and "404" in str(failed["output"])
+        assert user.ask_to_label(path, name).status == 200
+        assert user.shown().legend
