@@ -15,7 +15,7 @@ import math
 import operator
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -175,7 +175,11 @@ def _divide_integers(graph: torch.fx.Graph) -> None:
         if node.target is not math.ceil or node.args[0].target is not operator.truediv:
             continue
         quotient = node.args[0]
-        steps = ((operator.neg, ()), (operator.floordiv, quotient.args[1:]), (operator.neg, ()))
+        steps: tuple[tuple[Callable[..., Any], tuple[Any, ...]], ...] = (
+            (operator.neg, ()),
+            (operator.floordiv, quotient.args[1:]),
+            (operator.neg, ()),
+        )
         value = quotient.args[0]
         with graph.inserting_before(node):
             for function, others in steps:
