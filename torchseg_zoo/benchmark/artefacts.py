@@ -121,7 +121,9 @@ class Artefacts:
         from torchseg_zoo.export.onnx import export_onnx
 
         calibration = self._calibration if options["precision"] == "int8" else None
-        return export_onnx(self._model, path, batch=self._batch, calibration=calibration, **options)
+        return export_onnx(
+            self._model, path, batch=self._batch, calibration=calibration, int8_for="cpu", **options
+        )
 
     def _export_program(self, path: Path, options: Mapping[str, Any]) -> Path:
         from torchseg_zoo.export.pt2 import export_program
