@@ -22,6 +22,7 @@ pytestmark = pytest.mark.browser
 
 CHROMIUM = shutil.which("chromium")
 SIZE = (360, 480)
+expect.set_options(timeout=30_000)
 
 
 @pytest.fixture(scope="module")
@@ -140,9 +141,12 @@ def test_the_slider_uncovers_the_photo(watched: Watched, street: np.ndarray) -> 
     page.mouse.down()
     page.mouse.move(middle[0] + 0.2 * box["width"], middle[1], steps=5)
     page.mouse.up()
-    page.wait_for_timeout(300)
-    change = np.abs(watched.picture_of("#slider") - before).mean((0, 2))
-    width = len(change)
+    for _ in range(100):  # until the page has been drawn again
+        change = np.abs(watched.picture_of("#slider") - before).mean((0, 2))
+        width = len(change)
+        if change[int(0.53 * width) : int(0.67 * width)].mean() > 15:
+            break
+        page.wait_for_timeout(100)
     assert change[int(0.53 * width) : int(0.67 * width)].mean() > 15
     assert change[: int(0.45 * width)].mean() < 1 and change[int(0.75 * width) :].mean() < 1
 
