@@ -153,7 +153,10 @@ def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None
 
 
 def _run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
+    from torchseg_zoo.devices import find_device
+
     _check(parser, options)
+    find_device(options.device)
     device, options.device = options.device, "cpu"  # files are traced there
     model = open_model(options)
     name = model.config.model if options.checkpoint else options.model
@@ -181,17 +184,19 @@ def _dataset(options: argparse.Namespace, model: SegmentationModel) -> Dataset |
 def _calibration(options: argparse.Namespace, model: SegmentationModel) -> Spread | None:
     from torchseg_zoo.data.datasets import open_dataset
     from torchseg_zoo.data.image import list_images
-    from torchseg_zoo.export.quantize import Spread, require_pictures
+    from torchseg_zoo.errors import DataError
+    from torchseg_zoo.export.quantize import CalibrationSet, Spread, require_pictures
 
-    if options.precision != "int8":
+    if options.precision != "int8" or options.format in ("aoti", "torch-export"):
         return None
     if not options.calibration:
         require_pictures(None)
-    folder = Path(options.calibration)
-    if folder.is_dir() and any(entry.is_file() for entry in folder.glob("*.[pj]*g")):
-        return Spread(list_images(folder), options.calibration_pictures)
-    source = open_dataset(options.calibration, options.calibration_split, model.labels)
-    return Spread(source, options.calibration_pictures)
+    pictures: CalibrationSet
+    try:
+        pictures = list_images(options.calibration)
+    except DataError:  # not a folder with pictures in it, so a data set
+        pictures = open_dataset(options.calibration, options.calibration_split, model.labels)
+    return Spread(pictures, options.calibration_pictures)
 
 
 def _write(
