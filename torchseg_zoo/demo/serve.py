@@ -9,6 +9,7 @@ import socket
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -51,12 +52,12 @@ def serve(config: DemoConfig, *, ready: Callable[[str], object] = print) -> None
         uploads = Path(folder).resolve()
         os.environ["GRADIO_TEMP_DIR"] = str(uploads)
         shelf, worker = Shelf(config), Worker(config)
-        with _listening(config) as listener, _ended_by_sigterm():
+        with _listening(config) as listener, _ended_by_sigterm(), ThreadPoolExecutor(1) as pool:
             try:
                 results, examples = Results(uploads / "results"), _draw_examples(uploads)
-                if shelf.find(shelf.first).here:
-                    _warm_up(worker, results, shelf.first, examples[0])
-                _run(config, shelf, worker, results, examples, listener, ready)
+                # The model is loaded while Gradio is.
+                warm = pool.submit(_warm_up, worker, results, shelf, examples[0])
+                _run(config, shelf, worker, results, examples, listener, ready, warm)
             finally:
                 worker.close()
 
@@ -114,10 +115,12 @@ def _draw_examples(folder: Path) -> list[Path]:
     return paths
 
 
-def _warm_up(worker: Worker, results: Results, model: str, picture: Path) -> None:
+def _warm_up(worker: Worker, results: Results, shelf: Shelf, picture: Path) -> None:
     """Labels a picture for nobody: a process's first one takes several times as long as others."""
+    if not shelf.find(shelf.first).here:
+        return
     folder = results.new_folder()
-    worker.label("" if model == OWN_FILE else model, picture, folder)
+    worker.label("" if shelf.first == OWN_FILE else shelf.first, picture, folder)
     results.drop(folder)
 
 
@@ -129,6 +132,7 @@ def _run(
     examples: list[Path],
     listener: socket.socket,
     ready: Callable[[str], object],
+    warm: Future[None],
 ) -> None:
     import gradio as gr
     import uvicorn
@@ -163,6 +167,7 @@ def _run(
     )
     address = listener.getsockname()
     host = f"[{address[0]}]" if ":" in address[0] else address[0]
+    warm.result()  # a model that cannot be had is an error before anybody is told of the page
     listener.listen(128)
     ready(f"http://{host}:{address[1]}{config.root_path}/")
     server.run(sockets=[listener])
