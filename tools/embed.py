@@ -33,6 +33,9 @@ def main() -> None:
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--data", required=True, help="CamVid's folder")
     parser.add_argument("--tag", default="camvid")
+    parser.add_argument(
+        "--start", default="from scratch", help="what the run started from, in words"
+    )
     options = parser.parse_args()
 
     model = tsz.load_model(options.checkpoint)
@@ -72,11 +75,11 @@ def main() -> None:
             **{
                 key: value
                 for key, value in state["config"].items()
-                if key not in ("data", "out", "root", "device", "workers", "cache")
+                if key not in ("data", "out", "root", "device", "workers", "cache", "checkpoint")
             },
             "epochs_done": state["progress"]["epoch"],
             "best_epoch": state["progress"]["best_epoch"],
-            "start": "from scratch",
+            "start": options.start,
         },
         "train_set": "camvid train, 367 pictures",
         "ohem": False,

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from pictures import photo
 from PIL import Image
 from torch import nn
@@ -25,6 +26,7 @@ from torchseg_zoo.training import loop
 from torchseg_zoo.training.build import class_weights
 from torchseg_zoo.training.config import TrainConfig, parse_settings
 from torchseg_zoo.training.loop import TrainResult, train
+from torchseg_zoo.training.network import build_network
 from torchseg_zoo.training.recipes import RECIPES, recipe
 from torchseg_zoo.training.step import update_average
 
@@ -264,3 +266,23 @@ def test_recipes_are_found_and_changed() -> None:
         recipe("bisenet_x39.camvd")
     with pytest.raises(ArgumentError, match="unknown settings: name"):
         recipe(None, name="x")
+
+
+def test_a_run_starts_from_a_checkpoint_of_ones_own(tmp_path: Path, whole: TrainResult) -> None:
+    config = settings(tmp_path / "run", epochs=1, lr=1e-9, ema=0.0, checkpoint=str(whole.best))
+    result = run(config)
+    before, after = tsz.load_model(whole.best), tsz.load_model(result.best)
+    for name, weight in before.named_parameters():
+        torch.testing.assert_close(after.get_parameter(name), weight, rtol=0, atol=1e-6)
+    other = build_network(config, 5)
+    assert other.num_classes == 5
+    assert torch.equal(
+        other.backbone.state_dict()["body.conv1.conv.weight"],
+        before.backbone.state_dict()["body.conv1.conv.weight"],
+    )
+    with pytest.raises(ArgumentError, match="holds a bisenet_x39, and the run is of bisenet_r18"):
+        build_network(dataclasses.replace(config, model="bisenet_r18"), 5)
+    with pytest.raises(ArgumentError, match="checkpoint and backbone exclude each other"):
+        dataclasses.replace(config, backbone="resnet18")
+    with pytest.raises(ArgumentError, match=r"checkpoint and the tag of bisenet_x39\.camvid"):
+        dataclasses.replace(config, model="bisenet_x39.camvid")

@@ -46,6 +46,20 @@ def _check_pairs(config: TrainConfig) -> None:
             where="TrainConfig",
             fix="set both, as mix='drawn' and mix_share=0.2, or neither",
         )
+    others = ("backbone", "output_stride", "multi_grid", "lateral", "backbone_weights")
+    given = [name for name in (*others, "pretrained_backbone") if getattr(config, name)]
+    if config.checkpoint is not None and given:
+        raise ArgumentError(
+            f"checkpoint and {given[0]} exclude each other",
+            where="TrainConfig",
+            fix="the file says how its model is built: leave the other out",
+        )
+    if config.checkpoint is not None and "." in config.model:
+        raise ArgumentError(
+            f"checkpoint and the tag of {config.model} exclude each other",
+            where="TrainConfig",
+            fix=f"set model to {config.model.partition('.')[0]}",
+        )
     if config.pretrained_backbone and config.backbone_weights is not None:
         raise ArgumentError(
             "pretrained_backbone and backbone_weights exclude each other",

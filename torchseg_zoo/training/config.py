@@ -36,6 +36,8 @@ class TrainConfig:
         lateral: EncNet's lateral connections.
         pretrained_backbone: start from timm's ImageNet weights.
         backbone_weights: start from this file of ImageNet weights (safetensors or ``.pth``).
+        checkpoint: start from all weights of this file, of a ``model`` without a tag, with fresh
+            classifiers if it has another number of classes; the model is built as the file says.
         init_fan: which side keeps the variance of fresh head convolutions, ``"fan_in"`` or
             ``"fan_out"``.
         epochs: passes over the training data.
@@ -115,6 +117,7 @@ class TrainConfig:
     lateral: bool = False
     pretrained_backbone: bool = False
     backbone_weights: str | None = None
+    checkpoint: str | None = None
     init_fan: Literal["fan_in", "fan_out"] = "fan_in"
     epochs: int = 40
     steps_per_epoch: int | None = None

@@ -10,6 +10,7 @@ from torch import nn
 from torchseg_zoo.errors import ArgumentError, CheckpointFormatError, DownloadError
 from torchseg_zoo.layers import init_head
 from torchseg_zoo.models.base import SegmentationModel
+from torchseg_zoo.models.checkpoint import load_model
 from torchseg_zoo.registry import create_model
 from torchseg_zoo.training.config import TrainConfig
 from torchseg_zoo.weights.guard import read_foreign
@@ -28,9 +29,12 @@ def build_network(config: TrainConfig, num_classes: int | None) -> SegmentationM
     Raises:
         ArgumentError: if the model does not take one of the options.
         DownloadError: if ImageNet weights are asked for and cannot be had.
-        CheckpointFormatError, UnsafeCheckpointError: if ``backbone_weights`` cannot be used.
+        CheckpointFormatError, UnsafeCheckpointError: if ``backbone_weights`` or ``checkpoint``
+            cannot be used.
         UnknownModelError, UnknownCheckpointError: if the model does not exist.
     """
+    if config.checkpoint is not None:
+        return _from_checkpoint(config, config.checkpoint, num_classes)
     options = _options(config)
     if num_classes is not None:
         options["num_classes"] = num_classes
@@ -63,6 +67,20 @@ def build_network(config: TrainConfig, num_classes: int | None) -> SegmentationM
                 init_head(module, fan="fan_out")
     if config.backbone_weights is not None:
         load_backbone(model, config.backbone_weights)
+    return model
+
+
+def _from_checkpoint(config: TrainConfig, path: str, num_classes: int | None) -> SegmentationModel:
+    """The model of a file, with fresh classifiers if there are other classes now."""
+    model = load_model(path)
+    if model.config.model != config.model:
+        raise ArgumentError(
+            f"{path} holds a {model.config.model}, and the run is of {config.model}",
+            where="checkpoint",
+            fix=f"set model to {model.config.model}, or choose another file",
+        )
+    if num_classes not in (None, model.num_classes):
+        model.reset_classifier(num_classes)
     return model
 
 

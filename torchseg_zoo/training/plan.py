@@ -150,6 +150,7 @@ def make_plan(config: TrainConfig, *, processes: int = 1) -> Plan:
         model=config.model.partition(".")[0],
         pretrained_backbone=False,
         backbone_weights=None,
+        checkpoint=None,
     )
     with torch.device("meta"):
         model = build_network(without_weights, num_classes)
@@ -233,6 +234,8 @@ def saved_bytes(model: SegmentationModel, batch: int, crop: Size) -> int:
 def _start(config: TrainConfig) -> str:
     if "." in config.model:
         return f"from the checkpoint {config.model}"
+    if config.checkpoint is not None:
+        return f"from the checkpoint {config.checkpoint}"
     if config.backbone_weights is not None:
         return f"starts from {config.backbone_weights}"
     name = config.backbone or "the model's own"

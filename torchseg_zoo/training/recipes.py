@@ -9,6 +9,7 @@ import dataclasses
 import difflib
 import inspect
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,10 @@ __all__ = ["RECIPES", "check_data_given", "describe_recipe", "recipe"]
 
 
 def bisenet_x39_camvid() -> TrainConfig:
-    """The run behind the embedded checkpoint: from scratch, a fifth of the samples drawn."""
+    """First of the two runs behind the embedded checkpoint: from scratch, a fifth drawn.
+
+    59.68 % mIoU on CamVid's validation pictures, whole.
+    """
     return TrainConfig(
         model="bisenet_x39",
         data="camvid",
@@ -49,12 +53,35 @@ def bisenet_x39_camvid() -> TrainConfig:
     )
 
 
+def bisenet_x39_camvid_finish() -> TrainConfig:
+    """Second of the two runs behind the embedded checkpoint: nearly whole pictures.
+
+    Starts from the best of the first, ``--set checkpoint=FILE``. 61.16 % mIoU on CamVid's
+    validation pictures, whole.
+    """
+    return replace(
+        bisenet_x39_camvid(),
+        out="runs/bisenet_x39.camvid.finish",
+        checkpoint="runs/bisenet_x39.camvid/best.safetensors",
+        epochs=10,
+        batch_size=8,
+        crop=(352, 480),
+        early_crop=None,
+        lr=4e-4,
+        warmup_steps=20,
+        ema=0.99,
+        eval_every=2,
+        seed=1,
+    )
+
+
 RECIPES: dict[str, Callable[[], TrainConfig]] = {
     "bisenet_x39.camvid": bisenet_x39_camvid,
+    "bisenet_x39.camvid.finish": bisenet_x39_camvid_finish,
     **TORCHSEG,
     **PAPERS,
 }
-_TRAINED_HERE = ("bisenet_x39.camvid",)
+_TRAINED_HERE = ("bisenet_x39.camvid", "bisenet_x39.camvid.finish")
 
 
 def recipe(name: str | None = None, /, **changes: Any) -> TrainConfig:
