@@ -189,8 +189,8 @@ def _count(
     )
     found: list[Outcome] = []
     with _raised_by_all(ranks):
-        for outcome in done.values():
-            take(outcome)
+        for recorded in done.values():
+            take(recorded)
         for outcome in each:
             if kept is not None:
                 kept.add(outcome)

@@ -85,7 +85,8 @@ class WinogradConv2d(nn.Conv2d):
             return super().forward(x)
         kernel = cast(Tensor, self.kernel)
         if torch.compiler.is_compiling():  # as one step of the graph, or it would be taken apart
-            return _step(x, kernel, self.bias, self.dilation[0])
+            step: Tensor = _step(x, kernel, self.bias, self.dilation[0])
+            return step
         return _convolve(x, kernel, self.bias, self.dilation[0])
 
 
