@@ -314,8 +314,10 @@ def test_a_read_only_cache_is_used_without_a_write(
     else:
         for path in (cache, *cache.rglob("*")):
             path.chmod(0o555 if path.is_dir() else 0o444)
-        for parent in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
-            parent.chmod(0o711)
+        for folder in (tmp_path, *tmp_path.parents):
+            if folder.stat().st_mode & 0o001:
+                break
+            folder.chmod(0o711)
     log = tmp_path / "strace.log"
     job = {"uid": 65534} if how == "rights" else {}
     said = tmp_path / "stderr"
