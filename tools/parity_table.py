@@ -63,7 +63,8 @@ their largest difference, in standard deviations of the model's logits.
 Models of random weights on a backbone of ten layers with seven classes (DenseASPP: its own), on
 drawn streets; PSANet at its one size. Labels of random weights lie closer to ties than those of
 trained ones; what int8 costs a trained model is its mIoU, which `export --data` measures. int8 is
-chosen for CPUs (`--int8-for cpu`). Empty: not measured yet. Measured on {machine}, while other work was running; {software}.
+chosen for CPUs (`--int8-for cpu`). Empty: not measured yet. Measured on
+{machine}, while other work was running; {software}.
 
 """
 
