@@ -159,7 +159,13 @@ def test_one_picture_says_where_its_overlay_went(call, pictures: Path, checkpoin
 def test_confidence_of_another_kind(call, pictures: Path, checkpoint: Path) -> None:
     model = tsz.load_model(checkpoint)
     call(
-        "predict", pictures / "a.png", "-c", checkpoint, "--confidence", "--confidence-kind", "margin"
+        "predict",
+        pictures / "a.png",
+        "-c",
+        checkpoint,
+        "--confidence",
+        "--confidence-kind",
+        "margin",
     )
     wanted = tsz.predict(model, pictures / "a.png", confidence="margin").confidence
     with Image.open("a_confidence.png") as found:

@@ -40,7 +40,8 @@ CalibrationSet = Dataset | Sequence[object]
 ``predict`` takes, such as paths."""
 
 Int8For = Literal["tensorrt", "cpu"]
-"""Whom the integers are chosen for; every runtime gives right labels with either.
+"""Whom the integers are chosen for. ONNX Runtime computes either as it stands; OpenVINO sums some
+of them otherwise and can give other labels, which the proof beside a file shows.
 
 ``"tensorrt"``: symmetric (zero points of 0), sums stay float until what follows them is applied,
 and biases stay float, as TensorRT's parser asks; ONNX Runtime on a CPU gains nothing by that.
