@@ -55,4 +55,4 @@ def test_lists_that_cannot_be_labelled(
     with pytest.raises(SystemExit) as ended:
         main(["predict", "-c", checkpoint])
     assert ended.value.code == 2
-    assert "nothing to label: give pictures, or --list FILE" in capsys.readouterr().err
+    assert "nothing to label: give pictures, --list FILE, --video FILE" in capsys.readouterr().err

@@ -197,6 +197,19 @@ def test_gpu_processes_count_what_one_does(model: SegmentationModel, data: Path)
             assert one.miou_percent == pytest.approx(scored(model, data, mode).miou_percent, abs=1)
 
 
+def test_counts_do_not_depend_on_where_a_file_put_the_weights(
+    data: Path, alone: list[Evaluation]
+) -> None:
+    for offset in (4, 16, 32):
+        moved = tsz.bisenet_x39(pretrained="camvid")
+        for tensor in (*moved.parameters(), *moved.buffers()):
+            room = torch.empty(tensor.nbytes + 64, dtype=torch.uint8)
+            start = -room.data_ptr() % 64 + (offset if tensor.element_size() == 4 else 32)
+            place = room[start : start + tensor.nbytes].view(tensor.dtype)
+            tensor.data = place.as_strided(tensor.shape, tensor.stride()).copy_(tensor.data)
+        assert same(scored(moved, data, MODES[1]), alone[1])
+
+
 # Ranks of a launcher
 
 RANK = """
