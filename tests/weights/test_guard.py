@@ -127,6 +127,23 @@ def test_the_child_sees_neither_the_environment_nor_startup_files(
     assert not canary.exists()
 
 
+def test_a_child_that_dies_before_it_is_told_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Dead(subprocess.Popen[bytes]):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            self.wait()
+
+    path, reader = tmp_path / "good.pth", tmp_path / "reader.py"
+    path.write_bytes(saved({"a": torch.ones(2)}))
+    reader.write_text("raise SystemExit(3)")
+    monkeypatch.setattr(guard, "_READER", reader)
+    monkeypatch.setattr(guard.subprocess, "Popen", Dead)
+    with pytest.raises(CheckpointFormatError, match=r"was ended \(exit code 3"):
+        read_foreign(path)
+
+
 def test_a_child_that_hangs_dies_or_raves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "good.pth"
     path.write_bytes(saved({"a": torch.ones(2)}))

@@ -131,8 +131,8 @@ def _run(
             fix="check that new Python processes can be started here",
         ) from error
     with process:
+        assert process.stdin and process.stdout
         try:
-            assert process.stdin and process.stdout
             # It stays open: its end tells the child that this process has died.
             with suppress(BrokenPipeError):
                 process.stdin.write(json.dumps(job).encode() + b"\n")
@@ -141,6 +141,9 @@ def _run(
             text = process.stdout.read(_REPORT_LIMIT)
         finally:
             process.kill()
+            # What a child that died at once has not read would be written again by closing.
+            with suppress(BrokenPipeError):
+                process.stdin.close()
     return _report_of(process.returncode, text, where)
 
 
