@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import runpy
 from pathlib import Path
 
 import numpy as np
@@ -19,23 +20,8 @@ from torchseg_zoo.export.parity import SIZES, compare
 from torchseg_zoo.models.base import SegmentationModel
 from torchseg_zoo.runtime.onnx import OnnxRunner, open_session
 
-# One factory of every family, and of each variant whose graph is another.
-FAMILIES = (
-    "bisenet_r18",
-    "deeplabv3_r50",
-    "deeplabv3plus_r50",
-    "denseaspp_d121",
-    "dfn_r101",
-    "encnet_r50",
-    "fcn32s_r101",
-    "fcn_r50",
-    "ocnet_asp_r101",
-    "ocnet_base_r101",
-    "ocnet_isa_r50",
-    "ocnet_pyramid_r101",
-    "psanet_r50",
-    "pspnet_r50",
-)
+TOOL = Path(__file__).parents[2] / "tools" / "parity_table.py"
+FAMILIES: tuple[str, ...] = runpy.run_path(str(TOOL))["FAMILIES"]  # a graph of each kind
 
 
 def tiny(name: str) -> SegmentationModel:
