@@ -12,6 +12,7 @@ from typing import get_args
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import TensorProto, helper
 from PIL import Image
 
@@ -26,6 +27,7 @@ from torchseg_zoo.export.operators import check_operators
 from torchseg_zoo.export.parity import Parity, SizeParity, compare
 from torchseg_zoo.export.quantize import Int8For, Spread, float_convolutions, quantized
 from torchseg_zoo.models.base import SegmentationModel
+from torchseg_zoo.runtime import openvino as openvino_runtime
 from torchseg_zoo.runtime.artefact import METADATA_KEY, Artefact
 
 SIZE = (120, 160)
@@ -79,6 +81,29 @@ def test_labels_stay_right_on_every_runtime(
         assert before > 20
         assert after >= before - 1
         assert all(entry.equal > 0.85 for entry in parity.sizes)
+
+
+@pytest.mark.filterwarnings("ignore:OpenVINO computes")  # as 2026.4 does; a later one need not
+def test_openvino_labels_what_it_would_sum_wrongly(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    wide = tsz.create_model("deeplabv3_r50", num_classes=7, backbone="resnet10t").eval()
+    calibration = DrawnStreets(4, size=(96, 160))
+    path = export_onnx(wide, tmp_path / "wide.onnx", precision="int8", calibration=calibration)
+    found = [runtime.load(path, runtime=name, threads=1) for name in ("onnx", "openvino")]
+    for index in range(3):
+        right, labels = (runner.labels(calibration[index].image) for runner in found)
+        assert np.mean(labels == right) > 0.98
+
+
+def test_openvino_says_when_it_leaves_the_integers(
+    exported: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    picture = STREETS[0].image
+    with_integers = runtime.load(exported["cpu"], runtime="openvino", threads=1).labels(picture)
+    monkeypatch.setattr(openvino_runtime, "_LEAST_EQUAL", 1.1)
+    with pytest.warns(UserWarning, match=r"cpu\.onnx wrongly on 8-bit .* computed in float32"):
+        runner = runtime.load(exported["cpu"], runtime="openvino", threads=1)
+    assert 0.98 < np.mean(runner.labels(picture) == with_integers) < 1
 
 
 def test_everything_is_as_tensorrt_takes_it(exported: dict[str, Path]) -> None:

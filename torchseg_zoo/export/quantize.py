@@ -40,8 +40,8 @@ CalibrationSet = Dataset | Sequence[object]
 ``predict`` takes, such as paths."""
 
 Int8For = Literal["tensorrt", "cpu"]
-"""Whom the integers are chosen for. ONNX Runtime computes either as it stands; OpenVINO sums some
-of them otherwise and can give other labels, which the proof beside a file shows.
+"""Whom the integers are chosen for. ONNX Runtime computes either as it stands; what OpenVINO would
+sum wrongly, ``runtime.load`` has it compute in float32, with a warning.
 
 ``"tensorrt"``: symmetric (zero points of 0), sums stay float until what follows them is applied,
 and biases stay float, as TensorRT's parser asks; ONNX Runtime on a CPU gains nothing by that.
@@ -96,7 +96,8 @@ def require_pictures(calibration: CalibrationSet | Spread | None) -> Calibration
             "int8 needs pictures to measure the ranges of values on",
             where="calibration",
             why=None if calibration is None else "the set is empty",
-            fix="give some hundred pictures like those to be labelled (--calibration DATA)",
+            fix="give some hundred pictures like those to be labelled: calibration= "
+            "(--calibration DATA)",
         )
     return calibration
 
