@@ -15,6 +15,7 @@ from fake_tensorrt import MAGIC, HostDevice, TensorFormat, tensorrt
 
 import torchseg_zoo as tsz
 from torchseg_zoo import runtime
+from torchseg_zoo.cli import main
 from torchseg_zoo.data.datasets.drawn import draw_street
 from torchseg_zoo.errors import (
     ArgumentError,
@@ -338,3 +339,38 @@ def test_without_a_gpu_that_is_said(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)  # also where there is one
     with pytest.raises(ArgumentError, match="no CUDA GPU that torch can use"):
         trt_export.compile(model, trt=tensorrt(VERSION))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "proven"),
+    [
+        (("--size", "96x128"), [[96, 128]]),
+        (("--profile", "48x64,96x128,160x200"), [[48, 64], [96, 128], [160, 200]]),
+    ],
+)
+def test_on_the_command_line_graph_and_engine_are_proven(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    sizes: tuple[str, str],
+    proven: list[list[int]],
+) -> None:
+    built = trt_export.compile_onnx
+
+    def on_the_stand_in(graph: Path, **options: object) -> TensorRTModel:
+        assert options.pop("device") == "cuda:0"
+        assert (tmp_path / "mine.onnx.parity.json").is_file()  # the graph is proven before
+        return built(graph, **{**options, "device": HostDevice(), "trt": tensorrt()})
+
+    monkeypatch.setattr(trt_export, "compile_onnx", on_the_stand_in)
+    monkeypatch.setattr("torchseg_zoo.devices.find_device", torch.device)
+    path = tmp_path / "mine.engine"
+    assert (
+        main(["export", "--format", "tensorrt", *sizes, "--device", "cuda:0", "-o", str(path)]) == 0
+    )
+    out = capsys.readouterr().out
+    assert hashlib.sha256(path.read_bytes()).hexdigest() in out
+    proof = json.loads((tmp_path / "mine.engine.parity.json").read_text())
+    (engine,) = proof["runtimes"]
+    assert engine == "tensorrt"
+    assert [entry["size"] for entry in proof["runtimes"][engine]["sizes"]] == proven
