@@ -12,18 +12,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from checkout import CHECKOUT, checkout_files
 from loopback import Server
 from released import TAG, declare
 
 import torchseg_zoo as tsz
 
-CHECKOUT = str(Path(__file__).parents[1])
-
 
 @pytest.fixture
 def fetched(monkeypatch: pytest.MonkeyPatch) -> str:
     """A repository that the hub has fetched already: its list and help know no local source."""
-    monkeypatch.setattr(torch.hub, "_get_cache_or_reload", lambda *_, **__: CHECKOUT)
+    monkeypatch.setattr(torch.hub, "_get_cache_or_reload", lambda *_, **__: str(CHECKOUT))
     return "owner/torchseg-zoo"
 
 
@@ -43,7 +42,7 @@ def test_every_factory_has_help(fetched: str) -> None:
 
 
 def test_the_hub_builds_a_model() -> None:
-    model = torch.hub.load(CHECKOUT, "bisenet_x39", source="local", num_classes=4)
+    model = torch.hub.load(str(CHECKOUT), "bisenet_x39", source="local", num_classes=4)
     assert type(model) is tsz.models.bisenet.BiSeNet and model.num_classes == 4
 
 
@@ -52,23 +51,15 @@ def test_the_hub_passes_the_checkpoint_by_position(
 ) -> None:
     source = tsz.bisenet_x39(num_classes=5)
     with declare(source, tmp_path, monkeypatch):
-        model = torch.hub.load(CHECKOUT, "bisenet_x39", TAG, source="local")
+        model = torch.hub.load(str(CHECKOUT), "bisenet_x39", TAG, source="local")
     assert torch.equal(model.head.classifier.weight, source.head.classifier.weight)
 
 
 # The zip
 
 
-def git_files(*options: str) -> list[str]:
-    done = subprocess.run(
-        ["git", "ls-files", "-z", *options], cwd=CHECKOUT, capture_output=True, check=True
-    )
-    return list(filter(None, done.stdout.decode().split("\0")))
-
-
 def test_no_file_is_a_link() -> None:
-    modes = {line.partition(" ")[0] for line in git_files("--stage")}
-    assert modes <= {"100644", "100755"}
+    assert [name for name in checkout_files() if (CHECKOUT / name).is_symlink()] == []
 
 
 # What a user's process does; only the address of GitHub is another one.
@@ -97,9 +88,8 @@ def archive(tmp_path: Path) -> Path:
     path = tmp_path / "main.zip"
     with zipfile.ZipFile(path, "w") as file:
         file.mkdir("torchseg-zoo-main")
-        for name in git_files("--cached", "--others", "--exclude-standard"):
-            if (Path(CHECKOUT) / name).is_file():  # not removed meanwhile
-                file.write(Path(CHECKOUT) / name, f"torchseg-zoo-main/{name}")
+        for name in checkout_files():
+            file.write(CHECKOUT / name, f"torchseg-zoo-main/{name}")
     return path
 
 
@@ -134,9 +124,9 @@ def test_a_zip_that_the_hub_downloads(archive: Path, tmp_path: Path) -> None:
 
 
 def test_its_dependencies_are_those_of_the_package() -> None:
-    tree = ast.parse((Path(CHECKOUT) / "hubconf.py").read_text())
+    tree = ast.parse((CHECKOUT / "hubconf.py").read_text())
     (listed,) = (ast.literal_eval(n.value) for n in tree.body if isinstance(n, ast.Assign))
-    required = (Path(CHECKOUT) / "setup.cfg").read_text().partition("install_requires =")[2]
+    required = (CHECKOUT / "setup.cfg").read_text().partition("install_requires =")[2]
     lines = required.partition("\n\n")[0].split()
     names = {line.partition(">=")[0].replace("-", "_").replace("pillow", "PIL") for line in lines}
     assert set(listed) == names

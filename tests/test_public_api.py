@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import re
 
 import pytest
+from checkout import CHECKOUT
 
 import torchseg_zoo as tsz
 from torchseg_zoo import registry
@@ -86,6 +88,11 @@ def test_the_signatures() -> None:
     assert functions == set(SIGNATURES)
     for name, signature in SIGNATURES.items():
         assert str(inspect.signature(getattr(tsz, name))) == signature, name
+
+
+def test_the_changelog_tells_of_every_name() -> None:
+    told = set(re.findall(r"`(\w+)", (CHECKOUT / "CHANGELOG.md").read_text(encoding="utf-8")))
+    assert set(NAMES) - told == {"__version__"}
 
 
 def test_everything_public_is_described() -> None:
