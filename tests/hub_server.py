@@ -5,9 +5,14 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
+import pytest
+from huggingface_hub import constants
 from loopback import Request, Server
 
 
@@ -159,3 +164,15 @@ class HubServer(Server):
         commit = self.put(repository, files, message=message)
         url = f"{self.url}/{repository}/commit/{commit}"
         request.reply({"success": True, "commitOid": commit, "commitUrl": url})
+
+
+@contextmanager
+def hub_of_client(monkeypatch: pytest.MonkeyPatch, cache: Path) -> Iterator[HubServer]:
+    """A hub that this process's hub client takes for the hub; it caches in ``cache``."""
+    # The client has read its variables when it was imported.
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_PROGRESS_BARS", True)
+    with HubServer() as running:
+        monkeypatch.setenv("HF_ENDPOINT", running.url)
+        yield running

@@ -6,6 +6,8 @@ line. The command line prints that line and exits with the class's ``exit_code``
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 __all__ = [
     "ArgumentError",
     "CacheError",
@@ -25,6 +27,7 @@ __all__ = [
     "UnsafeCheckpointError",
     "ZooError",
     "described",
+    "listed",
 ]
 
 
@@ -175,3 +178,9 @@ def described(value: object) -> str:
     if kind == "ndarray":
         return f"a {getattr(value, 'dtype', '')} array of shape {getattr(value, 'shape', '')}"
     return f"a {kind}"
+
+
+def listed(names: Sequence[object], most: int = 5) -> str:
+    """Names for messages: ``a, b, c and 4 more``, of which ``most`` are written out."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(map(str, names[:most])) + more

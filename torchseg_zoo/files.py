@@ -9,6 +9,7 @@ import secrets
 import stat
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO
 
@@ -55,7 +56,7 @@ def printable(path: object) -> str:
 
 def open_regular(
     path: str | os.PathLike[str], *, error: Callable[..., ZooError] = DataError
-) -> BinaryIO:
+) -> BufferedReader:
     """Opens a regular file for reading and refuses everything else, without ever waiting.
 
     Opening a named pipe blocks until somebody writes to it, and opening a device can have effects;
@@ -100,11 +101,8 @@ def sha256_of(path: str | os.PathLike[str], *, error: Callable[..., ZooError] = 
     Raises:
         DataError: (or ``error``) as ``open_regular``.
     """
-    digest = hashlib.sha256()
     with open_regular(path, error=error) as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def atomic_write(

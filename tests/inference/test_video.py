@@ -15,15 +15,15 @@ import av
 import numpy as np
 import pytest
 import torch
+from commands import run_command
 from PIL import Image
 from videos import read_frames, stream_of, write_video
 
 import torchseg_zoo as tsz
-from torchseg_zoo.cli import main
 from torchseg_zoo.data.label_map import read_label
 from torchseg_zoo.errors import ArgumentError, DataError
 from torchseg_zoo.inference import render
-from torchseg_zoo.inference.video import VideoResult, label_video
+from torchseg_zoo.inference.video import VideoResult, predict_video
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def rgb(frame: av.VideoFrame) -> np.ndarray:
 
 
 def label(predictor: tsz.Predictor, source: object, target: Path, **options) -> VideoResult:
-    return label_video(predictor, source, target, progress=False, **options)
+    return predict_video(predictor, source, target, progress=False, **options)
 
 
 def nothing_left(folder: Path, *names: str) -> None:
@@ -345,28 +345,19 @@ def test_an_interrupt_of_a_video_leaves_nothing(tmp_path: Path) -> None:
 # The command
 
 
-def call(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
-    try:
-        code = main([str(argument) for argument in arguments])
-    except SystemExit as end:
-        code = int(end.code or 0)
-    captured = capsys.readouterr()
-    return code, captured.out, captured.err
-
-
 def test_the_command_names_files_as_for_pictures(
     tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source = write_video(tmp_path / "in.mp4", 4, sound=True)
     out = tmp_path / "out"
-    code, text, err = call(
+    code, text, err = run_command(
         capsys, "predict", "--video", source, "-c", checkpoint, "-o", out, "--labels"
     )
     assert code == 0
     assert text.startswith(f"{source} -> {out}/in_overlay.mp4, {out}/in_labels (4 frames, ")
     assert f"{source}: left out: audio" in err
     nothing_left(out, "in_labels", "in_overlay.mp4")
-    code, text, err = call(
+    code, text, err = run_command(
         capsys, "predict", "--video", source, "-c", checkpoint, "-o", tmp_path / "x.mov",
         "--json", "--frames", 2,
     )  # fmt: skip
@@ -383,7 +374,9 @@ def test_a_cut_video_ends_with_3_and_a_line(
     source = tmp_path / "in.mp4"
     source.write_bytes(data[: len(data) * 9 // 10])
     target = tmp_path / "out.mp4"
-    code, text, err = call(capsys, "predict", "--video", source, "-c", checkpoint, "-o", target)
+    code, text, err = run_command(
+        capsys, "predict", "--video", source, "-c", checkpoint, "-o", target
+    )
     assert code == 3
     frames = len(read_frames(target))
     assert f"({frames} frames, " in text
@@ -404,7 +397,7 @@ def test_a_cut_video_ends_with_3_and_a_line(
     ],
 )
 def test_wrong_usage(arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
-    code, out, err = call(capsys, "predict", *arguments)
+    code, out, err = run_command(capsys, "predict", *arguments)
     assert (code, out) == (2, "") and "usage:" in err
 
 
@@ -432,7 +425,7 @@ def test_memory_stays_flat_over_a_thousand_frames(tmp_path: Path) -> None:
     script = f"""
 import torch, torchseg_zoo as tsz
 from pathlib import Path
-from torchseg_zoo.inference.video import label_video
+from torchseg_zoo.inference.video import predict_video
 from torchseg_zoo.inference.video_write import VideoWriter
 
 def resident():
@@ -444,7 +437,7 @@ def counting(self, *arguments):
     seen.append(resident())
 VideoWriter.add = counting
 predictor = tsz.Predictor(tsz.bisenet_x39(pretrained="camvid"))
-result = label_video(predictor, {str(source)!r}, {str(tmp_path / "out.mp4")!r}, progress=False)
+result = predict_video(predictor, {str(source)!r}, {str(tmp_path / "out.mp4")!r}, progress=False)
 assert result.frames == len(seen) == 1000
 print(max(seen[:100]), max(seen[900:]), result.frames_per_second)
 """

@@ -1,4 +1,4 @@
-"""The cache under rot, plants, full disks and missing rights: rows 8 and 12 to 15."""
+"""The cache under rot, plants, full disks and missing rights."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cache_folder import blobs, leftovers
 from fetch_processes import Zygote, traced
 from loopback import Request, Server, content, digest
 
@@ -26,11 +27,6 @@ from torchseg_zoo.weights.fetch import fetch
 pytestmark = pytest.mark.usefixtures("limits")
 DATA = content(3 << 20)
 SHA = digest(DATA)
-
-
-def leftovers(cache: Path) -> list[str]:
-    places = ("partial", "locks")
-    return [p.name for name in places if (cache / name).exists() for p in (cache / name).iterdir()]
 
 
 def rot(server: Server, cache: Path, count: int) -> None:
@@ -281,7 +277,7 @@ def test_a_disk_that_fills_meanwhile_keeps_the_old_files(
     with pytest.raises(CacheError, match=r"MB free|No space left"):
         fetch(server.add("/big", route), cache_dir=cache)
     assert old.read_bytes() == DATA and leftovers(cache) == []
-    assert [p.name for p in (cache / "blobs").iterdir()] == [SHA]
+    assert blobs(cache) == {SHA}
 
 
 _CALLS = (

@@ -1,4 +1,4 @@
-"""Many processes, killed and frozen ones: rows 1 to 4, and 13 by system calls that fail."""
+"""Many processes, killed and frozen ones, and system calls that fail."""
 
 from __future__ import annotations
 

@@ -25,9 +25,10 @@ from torchseg_zoo.errors import (
     IntegrityError,
     UnsafeCheckpointError,
 )
+from torchseg_zoo.models import hub_save
 from torchseg_zoo.models.base import SegmentationModel
 from torchseg_zoo.models.bisenet import BiSeNet
-from torchseg_zoo.models.hub import CONFIG, PICKLED, WEIGHTS
+from torchseg_zoo.models.hub_client import CONFIG, PICKLED, WEIGHTS
 from torchseg_zoo.models.pspnet import PSPNet
 from torchseg_zoo.weights.manifest import Checkpoint, Metric, Source
 
@@ -111,12 +112,10 @@ def test_saving_again_keeps_what_else_is_there(model: SegmentationModel, tmp_pat
 def test_a_failure_leaves_the_old_files(
     name: str, model: SegmentationModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from torchseg_zoo.models import hub
-
     fresh, old = tmp_path / "fresh", tmp_path / "old"
     model.save_pretrained(old)
     before = files_of(old)
-    write, write_tensors = hub.atomic_write, hub.write_tensors
+    write, write_tensors = hub_save.atomic_write, hub_save.write_tensors
 
     def failing(original: Any) -> Any:
         def wrapper(path: Path, *rest: Any, **more: Any) -> Any:
@@ -126,8 +125,8 @@ def test_a_failure_leaves_the_old_files(
 
         return wrapper
 
-    monkeypatch.setattr(hub, "atomic_write", failing(write))
-    monkeypatch.setattr(hub, "write_tensors", failing(write_tensors))
+    monkeypatch.setattr(hub_save, "atomic_write", failing(write))
+    monkeypatch.setattr(hub_save, "write_tensors", failing(write_tensors))
     for folder in (fresh, old):
         with pytest.raises(DataError, match="disk full"):
             tsz.bisenet_x39(num_classes=3).save_pretrained(folder)
@@ -331,7 +330,7 @@ def test_a_push_that_is_refused(hub: HubServer, model: SegmentationModel) -> Non
 def test_the_client_is_loaded_only_when_it_is_needed() -> None:
     code = (
         "import sys, torchseg_zoo as tsz; tsz.bisenet_x39(num_classes=2);"
-        "import torchseg_zoo.models.hub;"
+        "import torchseg_zoo.models.hub, torchseg_zoo.models.hub_save;"
         "print(sorted({'huggingface_hub', 'timm'} & set(sys.modules)))"
     )
     done = subprocess.run(

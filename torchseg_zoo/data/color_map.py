@@ -11,7 +11,7 @@ from PIL import Image, ImageFile
 from torchseg_zoo.data.decode import decoding, orientation, turned
 from torchseg_zoo.data.label_map import decode_label
 from torchseg_zoo.data.labels import Color, LabelSet
-from torchseg_zoo.errors import ArgumentError, DataError
+from torchseg_zoo.errors import ArgumentError, DataError, listed
 from torchseg_zoo.files import printable
 
 __all__ = ["count_colors", "packed_colors", "read_color_label", "unpacked"]
@@ -45,16 +45,13 @@ def read_color_label(
     if ids.min() < 0:
         row, column = np.unravel_index(int(ids.argmin()), ids.shape)
         stray, counts = count_colors(packed[ids < 0])
-        often = ", ".join(
-            f"{_hex(value)} ({count} px)"
-            for value, count in zip(stray[:5].tolist(), counts[:5].tolist(), strict=True)
-        )
+        pairs = zip(stray.tolist(), counts.tolist(), strict=True)
+        often = listed([f"{_hex(value)} ({count} px)" for value, count in pairs])
         raise DataError(
             f"pixel ({column}, {row}) has colour {_hex(int(packed[row, column]))}, "
             "which stands for no class",
             where=where,
-            why=f"colours that are not listed: {often}"
-            + (f" and {len(stray) - 5} more" if len(stray) > 5 else ""),
+            why=f"colours that are not listed: {often}",
             fix=f"list them in raw_colors of the classes file, {labels.ignore_index} for "
             "unlabelled, or mend the label map",
         )

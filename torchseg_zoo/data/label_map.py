@@ -11,7 +11,7 @@ from torchseg_zoo.data.decode import MAX_PIXELS, decode, decoding, orientation, 
 from torchseg_zoo.data.label_sets import RAW_VALUES
 from torchseg_zoo.data.labels import LabelSet
 from torchseg_zoo.data.lookup import look_up
-from torchseg_zoo.errors import ArgumentError, DataError, described
+from torchseg_zoo.errors import ArgumentError, DataError, described, listed
 from torchseg_zoo.files import printable
 
 __all__ = [
@@ -282,12 +282,11 @@ def _refuse_stray(
     table = np.zeros(256, np.bool_)
     table[stray] = True
     row, column = np.unravel_index(int(table[label].argmax()), label.shape)
-    often = ", ".join(f"{value} ({counts[value]} px)" for value in stray[:5])
-    more = f" and {len(stray) - 5} more" if len(stray) > 5 else ""
+    often = listed([f"{value} ({counts[value]} px)" for value in stray])
     raise DataError(
         f"pixel ({column}, {row}) = {label[row, column]}, allowed {allowed}",
         where=where,
-        why=f"stray values: {often}{more}",
+        why=f"stray values: {often}",
         fix=fix,
     )
 

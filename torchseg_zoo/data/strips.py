@@ -149,7 +149,7 @@ class _Npy:
     def read(self, top: int, bottom: int) -> np.ndarray:
         rows: Any = np.empty((bottom - top, *self._shape[1:]), self._kind)
         self._file.seek(self._start + top * self._row_bytes)
-        if self._file.readinto(memoryview(rows).cast("B")) != rows.nbytes:  # type: ignore[attr-defined]
+        if self._file.readinto(memoryview(rows).cast("B")) != rows.nbytes:
             raise DataError("the file is cut off", where=self._where, fix="write it again")
         return as_rgb(rows)
 

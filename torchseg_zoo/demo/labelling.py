@@ -19,7 +19,8 @@ from torchseg_zoo.devices import find_device
 from torchseg_zoo.errors import DataError
 from torchseg_zoo.inference import render
 from torchseg_zoo.inference.predictor import Predictor
-from torchseg_zoo.inference.scoring import Scored, score
+from torchseg_zoo.inference.scored import Scored
+from torchseg_zoo.inference.scoring import score
 from torchseg_zoo.models.checkpoint import load_model
 from torchseg_zoo.registry import create_model
 

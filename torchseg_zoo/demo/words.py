@@ -6,6 +6,7 @@ from html import escape
 
 from torchseg_zoo.demo.results import Kept, Pixel, Result
 from torchseg_zoo.errors import ZooError
+from torchseg_zoo.inference.render import SMALL_SHARE, share_text
 
 __all__ = [
     "CSS",
@@ -18,8 +19,6 @@ __all__ = [
     "pixel",
     "summary",
 ]
-
-_SMALL_SHARE = 0.0005  # as the legend of an overlay has it
 
 INTRODUCTION = """
 # torchseg_zoo
@@ -55,7 +54,7 @@ table.zoo-classes { width: 100%; border: none; border-collapse: collapse; font-s
 
 def legend(result: Result) -> str:
     """The classes that are present, with their shares of the picture."""
-    listed = [pair for pair in result.shares if pair[1] >= _SMALL_SHARE]
+    listed = [pair for pair in result.shares if pair[1] >= SMALL_SHARE]
     rows = [_row(result, index, share) for index, share in listed]
     rest = len(result.shares) - len(listed)
     if rest:
@@ -75,7 +74,7 @@ def pixel(kept: Kept, found: Pixel) -> str:
 def summary(result: Result) -> str:
     """Size, time and certainty, in Markdown."""
     text = (
-        f"{result.width}×{result.height} pixels labelled in **{result.seconds:.2f} s**, "
+        f"{result.height}×{result.width} pixels (height×width) labelled in **{result.seconds:.2f} s**, "
         f"mean confidence {100 * result.mean_confidence:.0f}%"
     )
     if result.loading_seconds:
@@ -95,12 +94,8 @@ def _row(result: Result, index: int, share: float) -> str:
         f'<tr><td><span class="zoo-swatch" style="{color}"></span></td>'
         f"<td>{escape(result.classes[index])}</td>"
         f'<td><span class="zoo-bar" style="{color}; width: {100 * share:.1f}%"></span></td>'
-        f"<td>{_percent(share)}</td></tr>"
+        f"<td>{escape(share_text(share))}</td></tr>"
     )
-
-
-def _percent(share: float) -> str:
-    return "&lt;0.1%" if share < _SMALL_SHARE else f"{100 * share:.1f}%"
 
 
 def _table(rows: list[str]) -> str:

@@ -22,7 +22,7 @@ from torchseg_zoo.data.sample import Dataset
 from torchseg_zoo.errors import ArgumentError, DataError
 from torchseg_zoo.evaluation.samples import check_classes, scored_samples
 from torchseg_zoo.inference.modes import Mode, default_mode
-from torchseg_zoo.inference.scoring import Scored
+from torchseg_zoo.inference.scored import Scored
 from torchseg_zoo.metrics import Reliability, ReliabilityCounts
 from torchseg_zoo.models.base import SegmentationModel
 

@@ -16,6 +16,7 @@ from torchseg_zoo.errors import DataError
 from torchseg_zoo.evaluation.protocol import Protocol
 from torchseg_zoo.files import atomic_write, open_regular, printable
 from torchseg_zoo.metrics import Reliability, Scores
+from torchseg_zoo.metrics.scores import plain
 
 __all__ = [
     "Card",
@@ -131,12 +132,12 @@ class Evaluation(Scores):
     def to_dict(self) -> dict[str, Any]:
         """JSON-able form, which is what a card holds; NaN becomes ``None``."""
         record = {"format": _FORMAT, **super().to_dict()}
-        record["picture_miou_percent"] = _plain(self.picture_miou_percent)
+        record["picture_miou_percent"] = plain(self.picture_miou_percent)
         if self.boundary_share is not None:
             record["boundary"] = {
                 "share_of_diagonal": self.boundary_share,
-                "miou_percent": _plain(self.boundary_miou_percent),
-                "iou_percent": [_plain(value) for value in self.boundary_iou_percent],
+                "miou_percent": plain(self.boundary_miou_percent),
+                "iou_percent": [plain(value) for value in self.boundary_iou_percent],
             }
         if self.reliability is not None:
             record["reliability"] = {
@@ -153,8 +154,8 @@ class Evaluation(Scores):
         record["pictures"] = [
             {
                 "name": printable(picture.name),
-                "miou_percent": _plain(picture.miou_percent),
-                "pixel_accuracy_percent": _plain(picture.pixel_accuracy_percent),
+                "miou_percent": plain(picture.miou_percent),
+                "pixel_accuracy_percent": plain(picture.pixel_accuracy_percent),
             }
             for picture in self.pictures
         ]
@@ -241,10 +242,6 @@ def _number(value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError(f"{value!r} is no score")
     return float(value)
-
-
-def _plain(value: float) -> float | None:
-    return None if math.isnan(value) else round(value, 4)
 
 
 def _mean(values: list[float] | tuple[float, ...]) -> float:

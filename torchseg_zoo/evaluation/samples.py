@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
@@ -13,9 +13,10 @@ from tqdm import tqdm
 from torchseg_zoo.data.label_map import check_label_values
 from torchseg_zoo.data.sample import Dataset, Sample
 from torchseg_zoo.data.transforms import resize_label
-from torchseg_zoo.errors import DataError
+from torchseg_zoo.errors import DataError, listed
 from torchseg_zoo.inference.modes import Mode
-from torchseg_zoo.inference.scoring import Scored, score
+from torchseg_zoo.inference.scored import Scored
+from torchseg_zoo.inference.scoring import score
 from torchseg_zoo.models.base import SegmentationModel
 from torchseg_zoo.types import Size
 
@@ -34,7 +35,7 @@ def check_classes(model: SegmentationModel, dataset: Dataset) -> None:
         DataError: if the classes differ, or the set is empty.
     """
     ours, theirs = model.labels, dataset.labels
-    lists = f"data: {_listed(theirs.classes)}; model: {_listed(ours.classes)}"
+    lists = f"data: {listed(theirs.classes, _SHOWN)}; model: {listed(ours.classes, _SHOWN)}"
     if theirs.num_classes != model.num_classes:
         raise DataError(
             f"the data set has {theirs.num_classes} classes "
@@ -53,11 +54,6 @@ def check_classes(model: SegmentationModel, dataset: Dataset) -> None:
         )
     if len(dataset) == 0:
         raise DataError("the data set is empty", fix="check the list or folder")
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more
 
 
 @contextmanager

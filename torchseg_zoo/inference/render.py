@@ -12,10 +12,10 @@ from torchseg_zoo.data.image import as_rgb
 from torchseg_zoo.data.labels import LabelSet
 from torchseg_zoo.errors import ArgumentError, DataError, described
 
-__all__ = ["colorize", "confidence_picture", "overlay"]
+__all__ = ["SMALL_SHARE", "colorize", "confidence_picture", "overlay", "share_text"]
 
 _BLOCK_PX = 2**22  # pixels blended at once, to keep temporary copies of big pictures small
-_SMALL_SHARE = 0.0005  # classes below this share of the picture become one line of the legend
+SMALL_SHARE = 0.0005  # classes below this share of the picture become one line of the legend
 
 _PAPER = (255, 255, 255)
 _INK = (32, 33, 36)
@@ -188,21 +188,22 @@ def _entries(label_map: np.ndarray, label_set: LabelSet) -> list[_Entry]:
     _, is_class = _palette(label_set)
     present = [int(i) for i in np.argsort(-shares, kind="stable") if is_class[i] and counts[i]]
     # A line for a single small class is as short as one that says "1 more".
-    small = [index for index in present if shares[index] < _SMALL_SHARE]
+    small = [index for index in present if shares[index] < SMALL_SHARE]
     listed = present[: -len(small)] if len(small) > 1 else present
     entries = [
-        _Entry(label_set.classes[i], _percent(shares[i]), label_set.palette[i]) for i in listed
+        _Entry(label_set.classes[i], share_text(shares[i]), label_set.palette[i]) for i in listed
     ]
     if len(listed) < len(present):
-        entries.append(_Entry(f"{len(small)} more", _percent(shares[small].sum()), None))
+        entries.append(_Entry(f"{len(small)} more", share_text(shares[small].sum()), None))
     unlabelled = shares[~is_class].sum()
     if unlabelled > 0:
-        entries.append(_Entry("unlabelled", _percent(unlabelled), None))
+        entries.append(_Entry("unlabelled", share_text(unlabelled), None))
     return entries
 
 
-def _percent(share: float) -> str:
-    return "<0.1%" if share < _SMALL_SHARE else f"{100 * share:.1f}%"
+def share_text(share: float) -> str:
+    """A share of the picture in percent, as legends have it."""
+    return "<0.1%" if share < SMALL_SHARE else f"{100 * share:.1f}%"
 
 
 def _with_legend(picture: np.ndarray, entries: list[_Entry]) -> Image.Image:

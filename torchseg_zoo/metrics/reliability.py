@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from torchseg_zoo.metrics.scores import plain
+
 __all__ = ["Reliability", "ReliabilityCounts"]
 
 _BINS = 15  # as in the paper
@@ -50,16 +52,11 @@ class Reliability:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able form; NaN becomes ``None``."""
-
-        def plain(values: tuple[float, ...]) -> list[float | None]:
-            return [None if value != value else round(value, 6) for value in values]
-
-        error = self.error_percent
         return {
-            "expected_calibration_error_percent": None if error != error else round(error, 4),
+            "expected_calibration_error_percent": plain(self.error_percent),
             "counts": list(self.counts),
-            "confidence": plain(self.confidence),
-            "accuracy": plain(self.accuracy),
+            "confidence": [plain(value, 6) for value in self.confidence],
+            "accuracy": [plain(value, 6) for value in self.accuracy],
         }
 
 

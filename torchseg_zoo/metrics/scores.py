@@ -75,9 +75,9 @@ class Scores:
         }
 
 
-def plain(value: float) -> float | None:
-    """A score as JSON has it: four digits after the point, ``None`` for NaN."""
-    return None if value != value else round(value, 4)
+def plain(value: float, digits: int = 4) -> float | None:
+    """A number as JSON has it: so many digits after the point, ``None`` for NaN."""
+    return None if value != value else round(value, digits)
 
 
 def scores_of(counts: Tensor) -> Scores:

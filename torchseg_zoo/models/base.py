@@ -277,7 +277,7 @@ class SegmentationModel(nn.Module, abc.ABC):
         Raises:
             CheckpointFormatError: if it is of another family; else as there.
         """
-        # Imported here, as below: the hub's module needs this one, and its client is slow to load.
+        # Imported here, as below: the hub's modules need this one.
         from torchseg_zoo.models import hub
 
         model = hub.from_pretrained(
@@ -304,17 +304,18 @@ class SegmentationModel(nn.Module, abc.ABC):
         repo_id: str | None = None,
         push_to_hub: bool = False,
     ) -> str | None:
-        """Writes a folder for ``from_pretrained`` and the hub; see ``models.hub``.
+        """Writes a folder for ``from_pretrained`` and the hub; see ``models.hub_save``.
 
         Returns:
             The URL of the commit with ``push_to_hub``, to ``repo_id`` or the folder's name.
         """
-        from torchseg_zoo.models import hub
+        from torchseg_zoo.models import hub_save
 
-        hub.save_pretrained(self, save_directory, checkpoint=checkpoint, repo_id=repo_id)
+        hub_save.save_pretrained(self, save_directory, checkpoint=checkpoint, repo_id=repo_id)
         if not push_to_hub:
             return None
-        return hub.push_to_hub(self, repo_id or Path(save_directory).name, checkpoint=checkpoint)
+        name = repo_id or Path(save_directory).name
+        return hub_save.push_to_hub(self, name, checkpoint=checkpoint)
 
     def push_to_hub(
         self,
@@ -330,10 +331,10 @@ class SegmentationModel(nn.Module, abc.ABC):
         delete_patterns: list[str] | str | None = None,
         checkpoint: Checkpoint | None = None,
     ) -> str:
-        """Uploads the model to the Hugging Face hub; see ``models.hub``."""
-        from torchseg_zoo.models import hub
+        """Uploads the model to the Hugging Face hub; see ``models.hub_save``."""
+        from torchseg_zoo.models import hub_save
 
-        return hub.push_to_hub(
+        return hub_save.push_to_hub(
             self,
             repo_id,
             commit_message=commit_message,

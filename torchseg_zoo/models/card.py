@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from torchseg_zoo._version import __version__
+from torchseg_zoo.errors import listed
 from torchseg_zoo.weights.manifest import PERMISSIVE, Checkpoint, Metric
 
 if TYPE_CHECKING:
@@ -181,9 +182,7 @@ def _cell(text: str) -> str:
 
 def _input(model: SegmentationModel) -> str:
     preprocess = model.preprocess
-    names = list(model.labels.classes[:_CLASSES_SHOWN])
-    more = model.num_classes - len(names)
-    classes = ", ".join(names) + (f" and {more} more" if more > 0 else "")
+    classes = listed(model.labels.classes, _CLASSES_SHOWN)
     return f"""## Input and classes
 
 RGB pictures, scaled to 0..1; mean {list(preprocess.mean)}, std {list(preprocess.std)};

@@ -21,15 +21,18 @@ from torchseg_zoo.errors import (
     CheckpointFormatError,
     DownloadError,
     IntegrityError,
+    listed,
 )
 from torchseg_zoo.files import sha256_of
 from torchseg_zoo.models.base import SegmentationModel
 from torchseg_zoo.models.build import released_file
 from torchseg_zoo.models.card import collection_card, model_card
 from torchseg_zoo.models.checkpoint import describe_model, load_model, save_model
-from torchseg_zoo.models.hub import WEIGHTS, describing_files, hub_endpoint, hub_errors
+from torchseg_zoo.models.hub_client import WEIGHTS, hub_errors
+from torchseg_zoo.models.hub_save import describing_files
 from torchseg_zoo.registry import create_model
 from torchseg_zoo.weights import manifest, sources
+from torchseg_zoo.weights.addresses import hub_endpoint
 from torchseg_zoo.weights.declare import declare_published, held_by
 from torchseg_zoo.weights.load import read_meta
 from torchseg_zoo.weights.manifest import Checkpoint
@@ -38,7 +41,6 @@ __all__ = ["Published", "publish"]
 
 _UNKNOWN = ("", "not stated")
 _TRIAL_PX = 128  # side of the picture that a file must give finite logits for
-_LISTED = 5
 
 
 @dataclass(frozen=True)
@@ -115,12 +117,11 @@ def _check_licences(entries: Sequence[Checkpoint], responsible: str) -> None:
     unknown = [e.name for e in entries if e.licenses.get("weights", "") in _UNKNOWN]
     if not unknown or responsible.strip():
         return
-    more = f" and {len(unknown) - _LISTED} more" if len(unknown) > _LISTED else ""
     raise ArgumentError(
-        f"the licence of the weights is not stated: {', '.join(unknown[:_LISTED])}{more}",
-        where="--responsible",
+        f"the licence of the weights is not stated: {listed(unknown)}",
+        where="responsible",
         why="a repository's licence does not cover its weights",
-        fix="ask the owners, or say who takes responsibility: --responsible NAME",
+        fix="ask the owners, or say who takes responsibility: responsible= (--responsible NAME)",
     )
 
 
@@ -239,7 +240,10 @@ class _Hub:
                 raise HFValidationError("it has no organisation")
         except HFValidationError as error:
             raise ArgumentError(
-                f"{repo_id!r} is no repository", where="--to", why=str(error), fix="give ORG/REPO"
+                f"{repo_id!r} is no repository",
+                where="repo_id",
+                why=str(error),
+                fix="give ORG/REPO",
             ) from error
         self.repo_id, self._private = repo_id, private
         self._api = HfApi(endpoint=hub_endpoint())

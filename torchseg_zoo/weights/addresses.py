@@ -17,10 +17,18 @@ from urllib.parse import quote, unquote, urljoin, urlsplit, urlunsplit
 from torchseg_zoo.errors import DownloadError
 from torchseg_zoo.files import printable
 
-__all__ = ["Address", "configured_origins", "connect", "is_public", "mirrors", "redacted"]
+__all__ = [
+    "Address",
+    "configured_origins",
+    "connect",
+    "hub_endpoint",
+    "is_public",
+    "mirrors",
+    "redacted",
+]
 
 MIRROR_VARIABLE = "TORCHSEG_ZOO_MIRROR"
-ENDPOINT_VARIABLE = "HF_ENDPOINT"
+_ENDPOINT_VARIABLE = "HF_ENDPOINT"
 _PORTS = {"http": 80, "https": 443}
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
@@ -32,10 +40,15 @@ def mirrors() -> list[str]:
     return os.environ.get(MIRROR_VARIABLE, "").split()
 
 
+def hub_endpoint() -> str | None:
+    """The hub's address where the user has set another one (``HF_ENDPOINT``)."""
+    return os.environ.get(_ENDPOINT_VARIABLE, "").rstrip("/") or None
+
+
 def configured_origins() -> frozenset[Origin]:
     """(scheme, host, port) of each mirror and endpoint that the user has configured."""
     found = set()
-    for url in (*mirrors(), os.environ.get(ENDPOINT_VARIABLE, "")):
+    for url in (*mirrors(), hub_endpoint() or ""):
         if url.startswith(("http://", "https://")):
             found.add(Address.parse(url).origin)
     return frozenset(found)

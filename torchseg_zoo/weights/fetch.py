@@ -8,11 +8,10 @@ come from.
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from torchseg_zoo.errors import (
     ArgumentError,
@@ -20,8 +19,9 @@ from torchseg_zoo.errors import (
     DownloadError,
     IntegrityError,
     ZooError,
+    listed,
 )
-from torchseg_zoo.files import open_regular, printable
+from torchseg_zoo.files import printable, sha256_of
 from torchseg_zoo.weights import lock, sources
 from torchseg_zoo.weights.cache import Cache, Pin, cache_root
 from torchseg_zoo.weights.http import Clock, Policy
@@ -198,8 +198,7 @@ class _Fetch:
     def _digest_of_local(self) -> str:
         """The digest of the one local source; it may change between calls, so it is not pinned."""
         if not self._local_digest:
-            with open_regular(self.places[0].path, error=DownloadError) as file:
-                self._local_digest = _digest_of(file)
+            self._local_digest = sha256_of(self.places[0].path, error=DownloadError)
         return self._local_digest
 
     def _cached_by_the_hub(self) -> Path | None:
@@ -210,8 +209,7 @@ class _Fetch:
             # The hub names large files by their digest.
             stored = path.resolve().name
             announced = self._pinned().sha256 or (stored if len(stored) == 64 else "")
-            with open_regular(path, error=CacheError) as file:
-                digest = _digest_of(file)
+            digest = sha256_of(path, error=CacheError)
             if digest.startswith(announced):
                 return path
             say(f"{printable(path)} is not the file that was announced; fetching it anew")
@@ -225,12 +223,11 @@ class _Fetch:
         if self.places and any(place.path.exists() for place in self.places):
             return
         held = self.cache.contents()
-        more = f" and {len(held) - _SHOWN} more" if len(held) > _SHOWN else ""
         raise DownloadError(
             "offline, and not in the cache",
             where=self.named[0].name,
             why=f"{variable} is set; {printable(self.cache.root)} holds "
-            + (", ".join(held[:_SHOWN]) + more if held else "nothing"),
+            f"{listed(held, _SHOWN) or 'nothing'}",
             fix=f"unset {variable}, or {_by_hand()}",
         )
 
@@ -340,13 +337,6 @@ def _all_failed(failures: list[ZooError], partial: Partial) -> ZooError:
     )
     error.__cause__ = main
     return error
-
-
-def _digest_of(file: BinaryIO) -> str:
-    digest = hashlib.sha256()
-    while block := file.read(1 << 20):
-        digest.update(block)
-    return digest.hexdigest()
 
 
 def _by_hand() -> str:

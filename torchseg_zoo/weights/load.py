@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from torchseg_zoo.errors import CheckpointFormatError, described
+from torchseg_zoo.errors import CheckpointFormatError, described, listed
 from torchseg_zoo.files import open_regular, printable
 from torchseg_zoo.weights.header import DTYPES, FORMAT, Header, read_header
 from torchseg_zoo.weights.manifest import Checkpoint
@@ -27,7 +27,6 @@ __all__ = [
 ]
 
 _Model = TypeVar("_Model", bound=nn.Module)
-_SHOWN = 5
 EMBEDDED = Path(__file__).with_name("embedded")
 
 
@@ -42,9 +41,7 @@ class _Misfit:
         parts = []
         for kind, names in vars(self).items():
             if names:
-                more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-                kind = kind.replace("_", " ")
-                parts.append(f"{len(names)} {kind}: {', '.join(names[:_SHOWN])}{more}")
+                parts.append(f"{len(names)} {kind.replace('_', ' ')}: {listed(names)}")
         return "; ".join(parts)
 
 

@@ -17,7 +17,7 @@ from urllib.request import url2pathname
 
 from torchseg_zoo.errors import ArgumentError, DownloadError
 from torchseg_zoo.files import printable
-from torchseg_zoo.weights.addresses import Address, mirrors, redacted
+from torchseg_zoo.weights.addresses import Address, hub_endpoint, mirrors, redacted
 from torchseg_zoo.weights.cache import url_key
 from torchseg_zoo.weights.http import Clock, Policy
 
@@ -25,7 +25,6 @@ __all__ = ["Place", "Remote", "hub_cached", "mirror_name", "mirror_places", "off
 
 DRIVE = "https://drive.usercontent.google.com"
 _DRIVE_HOSTS = ("drive.google.com", "docs.google.com", "drive.usercontent.google.com")
-_ENDPOINT_VARIABLE = "HF_ENDPOINT"
 _HUB_TRIES = 4
 _HUB_FORM = re.compile(r"hf://([^/@]+/[^/@]+)(?:@([^/]+))?/(.+)")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
@@ -224,9 +223,8 @@ def _ask_hub(place: Place, policy: Policy, clock: Clock, wait: Callable[[float],
     from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined,unused-ignore]
 
     repository, revision, name = place.parts
-    endpoint = os.environ.get(_ENDPOINT_VARIABLE, "").rstrip("/") or None
     try:
-        url = hf_hub_url(repository, name, revision=revision, endpoint=endpoint)
+        url = hf_hub_url(repository, name, revision=revision, endpoint=hub_endpoint())
         headers = {key.lower(): value for key, value in build_hf_headers().items()}
     except ValueError as error:
         raise DownloadError("no such file on the hub", where=place.name, why=str(error)) from error
@@ -250,7 +248,7 @@ def _ask_hub(place: Place, policy: Policy, clock: Clock, wait: Callable[[float],
         credentials["Authorization"] = str(headers["authorization"])
     if metadata.commit_hash:
         # The branch may move between the answer and the download.
-        url = hf_hub_url(repository, name, revision=metadata.commit_hash, endpoint=endpoint)
+        url = hf_hub_url(repository, name, revision=metadata.commit_hash, endpoint=hub_endpoint())
     # Large files have their sha256 as ETag, small ones a git digest that is of no use here.
     sha256 = etag if re.fullmatch(r"[0-9a-f]{64}", etag) else ""
     return Remote(Address.parse(url).url, credentials, sha256, metadata.size)

@@ -12,6 +12,7 @@ from torchseg_zoo.data.check.finding import MOST_VALUES, Finding, finding
 from torchseg_zoo.data.check.mapping import RARE_SHARE
 from torchseg_zoo.data.label_map import allowed_values
 from torchseg_zoo.data.labels import LabelSet, generic_labels
+from torchseg_zoo.errors import listed
 
 __all__ = ["LABEL_CHECKS", "class_counts", "unused"]
 
@@ -44,15 +45,12 @@ def stray_values(split: str, facts: Sequence[SampleFacts], labels: LabelSet) -> 
         return
     pixels = counts.total()
     commonest = sorted(stray, key=lambda value: -stray[value])
-    listed = ", ".join(
-        f"{value} ({100 * stray[value] / pixels:.2g} % of pixels)"
-        for value in commonest[:MOST_VALUES]
-    )
-    more = f" and {len(stray) - MOST_VALUES} more" if len(stray) > MOST_VALUES else ""
+    shares = [f"{value} ({100 * stray[value] / pixels:.2g} % of pixels)" for value in commonest]
+    often = listed(shares, MOST_VALUES)
     words = f"0–{labels.num_classes - 1} or {labels.ignore_index}"
-    what = f"label values that stand for no class: {listed}{more}; allowed are {words}"
+    what = f"label values that stand for no class: {often}; allowed are {words}"
     if labels.raw_ids is not None:
-        what = f"label values that {labels.name}'s files do not hold: {listed}{more}"
+        what = f"label values that {labels.name}'s files do not hold: {often}"
     lines = [
         f"{one.label}: {', '.join(str(value) for value in one.values if value in stray)}"
         for one in facts
@@ -152,9 +150,8 @@ def unused(split: str, facts: Sequence[SampleFacts], labels: LabelSet) -> Iterat
         return  # nothing is labelled, and that is another finding
     missing = [name for index, name in enumerate(labels.classes) if not counts[index]]
     if missing:
-        listed = ", ".join(missing[:MOST_VALUES])
-        more = f" and {len(missing) - MOST_VALUES} more" if len(missing) > MOST_VALUES else ""
-        what = f"no pixel has {len(missing)} of {labels.num_classes} classes: {listed}{more}"
+        classes = f"{len(missing)} of {labels.num_classes} classes"
+        what = f"no pixel has {classes}: {listed(missing, MOST_VALUES)}"
         fix = "check number and order of the classes, or add pictures that show them"
         yield Finding("unused", "warning", split, what, (), 0, fix)
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchseg_zoo.errors import CheckpointFormatError
+from torchseg_zoo.errors import CheckpointFormatError, listed
 
 __all__ = ["Converted", "Converter", "Rule", "rename", "unwrap", "with_batch_counts"]
 
@@ -101,9 +101,8 @@ def rename(
             raise CheckpointFormatError(f"two tensors would be called {new}", where=layout)
         renamed[new] = tensor
     if unknown:
-        more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
         raise CheckpointFormatError(
-            f"{len(unknown)} unknown names: {', '.join(unknown[:5])}{more}",
+            f"{len(unknown)} unknown names: {listed(unknown)}",
             where=f"layout {layout}",
             fix="pass the layout that the file has, or report the file",
         )
