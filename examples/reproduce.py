@@ -27,7 +27,7 @@ def main() -> int:
     parser.add_argument(
         "-d", "--devices", default="cpu", help="one process for each: cuda:0,cuda:1"
     )
-    parser.add_argument("-o", "--output", metavar="DIR", help="folder of a record to resume from")
+    parser.add_argument("-o", "--out", metavar="DIR", help="folder of a record to resume from")
     parser.add_argument("--resume", action="store_true", help="go on from that record")
     options = parser.parse_args()
     if options.list:
@@ -43,7 +43,7 @@ def main() -> int:
                 model=load_model(options.checkpoint) if options.checkpoint else None,
                 device=devices[0],
                 workers=workers,
-                record=options.output,
+                record=options.out,
                 resume=options.resume,
             )
     except ZooError as error:

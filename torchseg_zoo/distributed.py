@@ -117,6 +117,6 @@ class Ranks:
                 "another process is gone",
                 where=f"rank {self.rank} of {self.size}",
                 why=str(error).splitlines()[0],
-                fix="see what it said; --resume goes on from the records",
+                fix="see what it said; resume=True (--resume) goes on from the records",
             ) from error
         return values

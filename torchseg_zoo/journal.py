@@ -138,5 +138,5 @@ def _unusable(path: Path, error: OSError) -> DataError:
         where=printable(path),
         why=error.strerror,
         fix="choose a folder that you may write to, on a disk with free space; "
-        "--resume goes on from what is recorded",
+        "resume=True (--resume) goes on from what is recorded",
     )

@@ -64,7 +64,7 @@ def test_one_run_times_and_scores_the_same_files(
         "benchmark", str(tmp_path / "tiny.safetensors"), "--runtime",
         "torch,onnx,openvino,tensorrt", "--size", "96x128", "--rounds", "2", "--threads", "1",
         "--data", "drawn", "--pictures", "2", "--device", "cpu",
-        "-o", str(tmp_path / "out"), "--json", str(tmp_path / "b.json"),
+        "-o", str(tmp_path / "out"), "--save-json", str(tmp_path / "b.json"),
     ]  # fmt: skip
     assert main(command) == 3
     printed = capsys.readouterr()

@@ -38,7 +38,7 @@ def test_a_model_is_trained_on_the_tree_and_scored_on_tree_and_list(
     for data in (f"cityscapes:{root}", str(root), str(root / "val.txt")):
         file = tmp_path / "scores.json"
         arguments = ["evaluate", "-c", str(run / "best.safetensors"), "--data", data]
-        assert main([*arguments, "--json", str(file)]) == 0
+        assert main([*arguments, "--save-json", str(file)]) == 0
         scores.append(json.loads(file.read_text())["confusion"])
     assert scores[0] == scores[1] == scores[2] and sum(map(sum, scores[0])) > 0
     capsys.readouterr()

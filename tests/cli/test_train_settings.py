@@ -65,7 +65,7 @@ def test_recipes_are_listed_and_misspelt_ones_named(capsys: pytest.CaptureFixtur
     assert main(["train", "--recipe", "bisenet_r18.cityscape", "--dry-run"]) == 4
     assert "did you mean bisenet_r18.cityscapes?" in capsys.readouterr().err
     assert main(["train", "--recipe", "bisenet_r18.cityscapes"]) == 4
-    assert "give its folder, as --data /path/to/it" in capsys.readouterr().err
+    assert "give its folder: data= (--data DIR)" in capsys.readouterr().err
 
 
 def test_from_scratch_drops_the_imagenet_weights(capsys: pytest.CaptureFixture[str]) -> None:

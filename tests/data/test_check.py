@@ -205,8 +205,8 @@ def test_all_faults_at_once_by_processes_and_the_command(
     kinds = {one.kind for one in report.findings}
     assert kinds == {kind for _, kind, _, _ in FAULTS.values()}
 
-    arguments = ["check-data", "--data", str(root), "--jobs", "2", "--out", str(tmp_path / "out")]
-    assert main([*arguments, "--json", str(tmp_path / "report.json")]) == 18
+    arguments = ["check-data", "--data", str(root), "--workers", "2", "--out", str(tmp_path / "out")]
+    assert main([*arguments, "--save-json", str(tmp_path / "report.json")]) == 18
     shown = capsys.readouterr().out
     for finding in report.findings:
         assert finding.what in shown
@@ -297,7 +297,7 @@ def test_values_are_read_by_the_proposed_mapping(
         save(table[truths[path]], path)
     number = str(classes)
     out = tmp_path / "out"
-    arguments = ["check-data", "--data", str(root), "--jobs", "1", "--out", str(out)]
+    arguments = ["check-data", "--data", str(root), "--workers", "1", "--out", str(out)]
     assert main([*arguments, "--classes", number]) == 18
     assert words in (out / "report.txt").read_text()
     dataset = open_dataset(str(root), "train", None, classes=read_classes(out / "classes.json"))

@@ -73,7 +73,7 @@ def test_a_folder_with_a_classes_file_needs_nothing_else(
     tmp_path: Path, pattern: str, prefix: str
 ) -> None:
     own_folder(tmp_path, pattern)
-    with pytest.raises(ArgumentError, match=r"classes\.txt beside them, or set num_classes"):
+    with pytest.raises(ArgumentError, match=r"classes\.txt beside them.*\(--classes K\|FILE\)"):
         open_dataset(f"{prefix}{tmp_path}", "val", None)
     written(tmp_path, "sky\nroad\n")
     for labels in (None, generic_labels(5)):  # what the files mean is theirs to say

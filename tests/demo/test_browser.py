@@ -113,7 +113,7 @@ def test_a_picture_is_labelled_and_its_labels_downloaded(
     rows = page.locator("#legend tr")
     expect(rows.first).to_contain_text(next(iter(wanted.shares)))
     expect(page.locator("#summary")).to_contain_text(
-        re.compile(r"480×360 pixels labelled in [\d.]+ s")
+        re.compile(r"360×480 pixels \(height×width\) labelled in [\d.]+ s")
     )
     with page.expect_download() as download:
         page.locator("#labels").click()
@@ -260,7 +260,7 @@ def test_ten_users_in_their_browsers(browser: Browser, server: DemoServer) -> No
     for number, (user, size) in enumerate(zip(users, sizes, strict=True)):
         user.upload(png(draw_street(number, size)[0]))
     for user, size in zip(users, sizes, strict=True):
-        expect(user.page.locator("#summary")).to_contain_text(f"320×{size[0]} pixels labelled")
+        expect(user.page.locator("#summary")).to_contain_text(f"{size[0]}×320 pixels")
         expect(user.page.locator("#legend table")).to_be_visible()
     for user in users:
         user.close()

@@ -81,7 +81,8 @@ def test_a_picture_gets_its_labels_shares_and_views(server: DemoServer, model) -
     first = re.search(r"<td>([^<]+)</td><td>.*?</td><td>([\d.]+)%</td>", shown.legend)
     assert first is not None and first[1] == name
     assert float(first[2]) == pytest.approx(100 * share, abs=0.11)
-    assert re.match(r"160×120 pixels labelled in \*\*[\d.]+ s\*\*, mean confidence", shown.summary)
+    told = r"120×160 pixels \(height×width\) labelled in \*\*[\d.]+ s\*\*, mean confidence"
+    assert re.match(told, shown.summary)
 
 
 def test_a_click_names_the_classes_of_that_pixel(server: DemoServer, model) -> None:

@@ -98,7 +98,7 @@ WINDOW = ("--window", "32x48", "--stride", "24x32")
 def test_options_name_every_mode(
     data: Path, model: SegmentationModel, options: tuple[str, ...], mode: Any
 ) -> None:
-    assert call(*options, "--json", "scores.json", "--label-size", "24x32") == 0
+    assert call(*options, "--save-json", "scores.json", "--label-size", "24x32") == 0
     record = json.loads(Path("scores.json").read_text())
     assert record["protocol"]["mode"] == json.loads(json.dumps(mode.to_dict()))
     expected = tsz.evaluate(model, camvid(data), mode=mode, label_size=(24, 32), progress=False)
@@ -161,7 +161,7 @@ def test_files_for_every_picture(
 ) -> None:
     monkeypatch.delenv("DISPLAY", raising=False)
     monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
-    assert call("-p", "labels", "-s", "-v", "--json", "scores.json") == 0
+    assert call("-p", "labels", "-s", "-v", "--save-json", "scores.json") == 0
     out = capsys.readouterr().out.splitlines()
     record = json.loads(Path("scores.json").read_text())
     lines = [line for line in out if "so far" in line]
@@ -237,11 +237,11 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_snapshots_by_their_words(
     data: Path, run: Path, capsys: pytest.CaptureFixture[str], which: str, names: list[str]
 ) -> None:
-    assert call("-c", run, "-e", which, "--json", "scores.json", "-p", "labels") == 0
+    assert call("-c", run, "-e", which, "--save-json", "scores.json", "-p", "labels") == 0
     record = json.loads(Path("scores.json").read_text())
     out = capsys.readouterr().out
     if len(names) == 1:
-        assert record["protocol"]["origin"]["file"].endswith(f"/{names[0]}.safetensors")
+        assert record["protocol"]["origin"]["checkpoint"].endswith(f"/{names[0]}.safetensors")
         assert "bicyclist" in out and Path("labels/0.png").is_file()
         return
     assert list(record) == names

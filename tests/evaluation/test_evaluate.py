@@ -449,7 +449,7 @@ def test_names_cannot_become_part_of_the_page(tmp_path: Path) -> None:
 
     hostile = Hostile(base, 0, dataclasses.replace(sample, name=f"{attack}\udcff.png"))
     hostile.labels = model.labels = labels
-    origin = Origin(checkpoint=attack, data=f"{attack}\udcff", split=attack)
+    origin = Origin(model=attack, data=f"{attack}\udcff", split=attack)
     found = tsz.evaluate(model, hostile, origin=origin, progress=False)
     report = write_report(found, model, hostile, tmp_path)
     page = Page(report.page.read_text(encoding="utf-8"))

@@ -81,7 +81,7 @@ def test_rows_that_cannot_run_say_why(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ArgumentError, match="did you mean 'bisenet_r18 cityscapes msf'"):
         find_row("bisenet_r18 citscapes msf")
-    words = r"data/VOCdevkit/VOC2012: the data .* put JPEGImages, .* --data voc:PATH"
+    words = r"data/VOCdevkit/VOC2012: the data .* put JPEGImages, .* \(--data voc:PATH\)"
     with pytest.raises(DataError, match=words):
         reproduce(find_row("dfn_r101 voc msf"))
     with pytest.raises(UnknownCheckpointError, match=r"never released the file.*train it"):

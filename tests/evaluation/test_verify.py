@@ -98,7 +98,7 @@ def test_the_std_that_the_labels_need_is_found(
 ) -> None:  # fmt: skip
     data = pictures(tmp_path / "data", model, std)
     with released(model, tmp_path, monkeypatch):
-        assert main(command(data, "--json", str(tmp_path / "out.json"))) == 0
+        assert main(command(data, "--save-json", str(tmp_path / "out.json"))) == 0
     done = capsys.readouterr()
     assert f"verdict: {shown}, within the tolerance of 0.5 points\n" in done.out
     assert todo in done.out and "published 100.00 % mIoU (testset val, whole; a test)" in done.out
@@ -115,7 +115,7 @@ def test_the_std_that_the_labels_need_is_found(
     ("published", "more", "words"),
     [
         (20.0, [], "neither is within the tolerance of 0.5 points; std ("),
-        (100.0, ["--tolerance", "100"], "so this data cannot tell; std (1, 1, 1) is nearer"),
+        (100.0, ["--tolerance-points", "100"], "so this data cannot tell; std (1, 1, 1) is nearer"),
     ],
 )
 def test_neither_and_both(
@@ -222,8 +222,8 @@ def test_what_cannot_be_verified(
         plain = ["evaluate", "--data", str(data), "--device", "cpu"]
         for arguments, words in (
             (command(data, "--score", "msf"), "has no published msf score; published: whole"),
-            (command(data, "--tolerance", "-1"), "tolerance: -1.0 is no tolerance"),
-            (command(data, "--tolerance", "nan"), "nan is no tolerance"),
+            (command(data, "--tolerance-points", "-1"), "tolerance_points: -1.0 is no tolerance"),
+            (command(data, "--tolerance-points", "nan"), "nan is no tolerance"),
             ([*plain, "-c", "x.pth", "--verify"], "--verify: a file of your own"),
             ([*plain, "-m", NAME, "--score", "msf"], "add --verify"),
         ):

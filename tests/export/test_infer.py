@@ -122,7 +122,7 @@ def test_options_that_do_not_go_together(capsys: pytest.CaptureFixture[str]) -> 
     for arguments in (
         ["--onnx", "a.onnx", "--engine", "b.engine"],
         ["--tensorrt", "--trust-engine", "0" * 64],
-        ["--tensorrt", "--engine", "a.engine", "--save", "b.engine"],
+        ["--tensorrt", "--engine", "a.engine", "--save-engine", "b.engine"],
         [],
     ):
         with pytest.raises(SystemExit) as end:

@@ -26,7 +26,7 @@ from torchseg_zoo.data.preprocess import Preprocess
 from torchseg_zoo.data.strips import open_rows
 from torchseg_zoo.data.write_strips import write_rows
 from torchseg_zoo.errors import ArgumentError, DataError, MissingExtraError
-from torchseg_zoo.inference.large import _cuts, _ramps, label_large
+from torchseg_zoo.inference.large import _cuts, _ramps, predict_large
 from torchseg_zoo.inference.modes import Sliding
 from torchseg_zoo.inference.scoring import label, scores
 from torchseg_zoo.models.base import InputRule, ModelConfig
@@ -54,7 +54,9 @@ class Local(nn.Module):
 
 
 def run(model: Any, source: object, target: Path, **options: Any) -> np.ndarray:
-    result = label_large(model, source, target, report=lambda text: None, progress=False, **options)
+    result = predict_large(
+        model, source, target, watch=lambda text: None, progress=False, **options
+    )
     assert result.target == target and result.bound_bytes > 2**20
     if target.suffix == ".npy":
         return np.load(target, mmap_mode="r")
@@ -284,8 +286,8 @@ def test_the_bound_is_announced_before_the_start(tmp_path: Path) -> None:
         assert not target.exists()
         said.append(text)
 
-    result = label_large(
-        Local(), photo(70, 90), target, window=(40, 40), margin=8, report=report, progress=False
+    result = predict_large(
+        Local(), photo(70, 90), target, window=(40, 40), margin=8, watch=report, progress=False
     )
     assert len(said) == 1 and "70×90 pixels in 12 windows of 40×40: at most" in said[0]
     assert f"{result.bound_bytes / 2**20:.0f} MiB" in said[0]
@@ -303,7 +305,10 @@ def test_the_bound_is_announced_before_the_start(tmp_path: Path) -> None:
         ({"window": (40, 40), "margin": 20}, "margin 20 leaves nothing of a window of 40×40"),
         ({"margin": -1}, "margin: "),
         ({"batch": 0}, "batch: "),
-        ({"memory_limit": 2**20}, "memory_limit: needs up to .* MiB, more than the 1 allowed"),
+        (
+            {"memory_limit_bytes": 2**20},
+            "memory_limit_bytes .*: needs up to .*, more than the 1 al",
+        ),
     ],
 )
 def test_options_that_cannot_work(tmp_path: Path, options: Any, message: str) -> None:
@@ -353,7 +358,7 @@ def test_sources_and_targets_that_cannot_work(tmp_path: Path) -> None:
             run(model, source, tmp_path / "whole.npy")
     with pytest.raises(DataError, match="more than 1000 pixels"):
         Image.fromarray(image).save(tmp_path / "a.png")
-        run(model, tmp_path / "a.png", target, memory_limit=4000)
+        run(model, tmp_path / "a.png", target, memory_limit_bytes=4000)
     assert not target.exists()
 
 
@@ -381,7 +386,7 @@ _SOAK = """
 import json, sys, time
 import numpy as np, torch
 import torchseg_zoo as tsz
-from torchseg_zoo.inference.large import label_large
+from torchseg_zoo.inference.large import predict_large
 
 def peak_mib():
     lines = open("/proc/self/status").read().splitlines()
@@ -391,8 +396,8 @@ torch.set_num_threads(int(sys.argv[4]))
 model = tsz.bisenet_x39(pretrained="camvid").fuse()
 before = peak_mib()
 started = time.perf_counter()
-result = label_large(model, sys.argv[1], sys.argv[2], blend=sys.argv[3] == "blend",
-                     report=lambda text: print(text, file=sys.stderr), progress=False)
+result = predict_large(model, sys.argv[1], sys.argv[2], blend=sys.argv[3] == "blend",
+                     watch=lambda text: print(text, file=sys.stderr), progress=False)
 peak = peak_mib()
 print(json.dumps({"before": before, "peak": peak, "bound": result.bound_bytes / 2**20,
                   "seconds": time.perf_counter() - started, "windows": result.windows}))

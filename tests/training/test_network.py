@@ -57,7 +57,7 @@ def test_imagenet_weights_that_cannot_be_had_are_an_error(
     line = capsys.readouterr().err.splitlines()[-1]
     assert line.startswith("torchseg-zoo: DownloadError: ")
     assert "ImageNet weights of resnet18.gluon_in1k could not be loaded" in line
-    assert "start from noise with --from-scratch" in line
+    assert "start from noise with pretrained_backbone=False (--from-scratch)" in line
     assert not list(out.glob("*.safetensors"))
 
 

@@ -96,7 +96,7 @@ def test_a_run_stopped_at_any_step_goes_on_as_if_nothing_had_been(
             result = run(config, train_set=dataset, resume=True)
         except StoppedError as stopped:
             stops.append(str(stopped))
-            assert "--resume auto" in str(stopped) and stopped.exit_code == 143
+            assert "(--resume)" in str(stopped) and stopped.exit_code == 143
     assert ["SIGTERM" in stops[0], "SIGUSR1" in stops[1]] == [True, True]
     assert_same_runs(result, whole)
 

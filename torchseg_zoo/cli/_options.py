@@ -43,7 +43,9 @@ def add_model(parser: argparse.ArgumentParser, *, device: bool = True) -> None:
 
 def add_device(parser: argparse.ArgumentParser) -> None:
     """``--device``."""
-    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 or auto (default)")
+    parser.add_argument(
+        "-d", "--device", default="auto", help="cpu, cuda, cuda:1 or auto (default)"
+    )
 
 
 def open_model(options: argparse.Namespace) -> SegmentationModel:

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from torchseg_zoo.cli._data_options import open_data
 from torchseg_zoo.cli._options import open_model
 from torchseg_zoo.cli._scoring_options import chosen_devices, chosen_mode
 from torchseg_zoo.files import printable
@@ -44,7 +45,7 @@ def run(options: argparse.Namespace) -> int:
         ]
     records = {name: evaluation.to_dict() for name, evaluation in found}
     if prints(workers):
-        write_json(options.json, records if len(found) > 1 else records[found[0][0]])
+        write_json(options.save_json, records if len(found) > 1 else records[found[0][0]])
     return _SOME_SKIPPED if any(evaluation.skipped for _, evaluation in found) else 0
 
 
@@ -131,14 +132,13 @@ def _score(
         open_one: opens the model.
         file: its file; "" for a released checkpoint.
     """
-    from torchseg_zoo.data.datasets import open_dataset
     from torchseg_zoo.evaluation.evaluate import evaluate
 
     model = open_one()
-    dataset = open_dataset(options.data, options.split, model.labels, root=options.root)
-    output, save, show = (
+    dataset = open_data(options, model.labels)
+    out, save, show = (
         Path(folder) / snapshot if folder else None
-        for folder in (options.output, options.save, options.show)
+        for folder in (options.out, options.save, options.show)
     )
     speaks = prints(workers)
     evaluation = evaluate(
@@ -146,12 +146,12 @@ def _score(
         dataset,
         mode=chosen_mode(options, model.input_rule),
         label_size=options.label_size,
-        boundary_share=_BOUNDARY_SHARE if output else None,
-        reliability=output is not None,
+        boundary_share=_BOUNDARY_SHARE if out else None,
+        reliability=out is not None,
         on_bad_sample=options.on_bad_sample,
         fast=options.fast,
         workers=workers,
-        record=output,
+        record=out,
         resume=options.resume,
         save_labels=save,
         save_pictures=show,
@@ -168,8 +168,8 @@ def _score(
         import webbrowser
 
         webbrowser.open(show.absolute().as_uri())
-    if output:
-        _report(evaluation, model, dataset, output)
+    if out:
+        _report(evaluation, model, dataset, out)
     return evaluation
 
 
@@ -229,11 +229,12 @@ def _origin(options: argparse.Namespace, file: str) -> Origin:
     from torchseg_zoo.evaluation.protocol import Origin
 
     return Origin(
-        checkpoint="" if file else options.model,
-        file=_lasting(file),
+        model="" if file else options.model,
+        checkpoint=_lasting(file),
         data=_lasting(options.data),
         split=options.split,
         root=_lasting(options.root or ""),
+        classes=_lasting(options.classes or ""),
     )
 
 

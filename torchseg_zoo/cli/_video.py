@@ -45,12 +45,12 @@ def run_video(parser: argparse.ArgumentParser, options: argparse.Namespace) -> i
 
     av_module()  # before anything is loaded for nothing
 
-    from torchseg_zoo.inference.video import label_video
+    from torchseg_zoo.inference.video import predict_video
 
     camera = options.video is None
     source = options.webcam if camera else options.video
     target, labels = _targets(Path(options.out), "webcam" if camera else Path(source).stem)
-    result = label_video(
+    result = predict_video(
         open_model(options),
         source,
         target,

@@ -9,19 +9,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from torchseg_zoo.benchmark.runtimes import RUNTIMES
-from torchseg_zoo.cli._options import parse_size
+from torchseg_zoo.cli._data_options import (
+    add_calibration,
+    add_data,
+    chosen_calibration,
+    open_data,
+)
+from torchseg_zoo.cli._options import add_device, parse_size
 from torchseg_zoo.files import printable
 
 if TYPE_CHECKING:
     from torchseg_zoo.benchmark.result import Benchmark
     from torchseg_zoo.benchmark.run import Subject
-    from torchseg_zoo.data.labels import LabelSet
-    from torchseg_zoo.export.quantize import Spread
+    from torchseg_zoo.types import Size
 
 __all__ = ["add_parser"]
 
 _SOME_FAILED = 3
-_CALIBRATION_PICTURES = 128
 
 
 def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -44,30 +48,29 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
         "installed)",
     )  # fmt: skip
     parser.add_argument(
-        "--size", nargs="+", type=parse_size, metavar="HxW",
+        "--size", type=_parse_sizes, metavar="HxW,HxW,...",
         help="of the pictures that are timed (default: 512x1024)",
     )  # fmt: skip
-    parser.add_argument("--batch", type=int, default=1, metavar="N", help="pictures at a time")
+    parser.add_argument(
+        "--batch", type=int, default=1, metavar="N", help="pictures at a time (default: 1)"
+    )
     parser.add_argument(
         "--threads", type=int, metavar="N", help="of each runtime (default: one per core)"
     )
     parser.add_argument(
         "--rounds", type=int, default=10, metavar="N", help="turns of three calls (default: 10)"
     )
-    parser.add_argument("--device", default="auto", help="cpu, cuda or auto (default)")
-    parser.add_argument("--data", help="labelled pictures to score on, as evaluate takes them")
-    parser.add_argument("--split", default="val", help="of --data (default: val)")
+    add_device(parser)
+    add_data(parser, purpose="labelled pictures to score on: ")
     parser.add_argument(
         "--pictures", type=int, metavar="N", help="score on the first N of them only"
     )
+    add_calibration(parser)
     parser.add_argument(
-        "--calibration",
-        metavar="DATA",
-        help="pictures that int8 is calibrated on (its split train), as --data",
+        "--save-json", metavar="FILE", help="write all that was measured there, as JSON"
     )
-    parser.add_argument("--json", metavar="FILE", help="write all that was measured there")
     parser.add_argument(
-        "-o", "--out", metavar="FOLDER",
+        "-o", "--out", metavar="DIR",
         help="write table.md, benchmark.json, speed_accuracy.png (with --data) and the artefacts",
     )  # fmt: skip
     parser.set_defaults(run=partial(_run, parser))
@@ -79,7 +82,6 @@ def _run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
 
     from torchseg_zoo.benchmark.run import DEFAULT_SIZE, benchmark
     from torchseg_zoo.cli._scoring import write_json
-    from torchseg_zoo.data.datasets import open_dataset
 
     subjects = [_subject(name) for name in dict.fromkeys(options.models)]
     labels = next((one.model.labels for one in subjects if one.trained), None)
@@ -90,29 +92,25 @@ def _run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
         batch=options.batch,
         threads=options.threads,
         rounds=options.rounds,
-        dataset=open_dataset(options.data, options.split, labels) if options.data else None,
+        dataset=open_data(options, labels) if options.data else None,
         pictures=options.pictures,
-        calibration=_calibration(options, labels),
+        calibration=chosen_calibration(options, labels),
         device=options.device,
         folder=Path(options.out) if options.out else None,
         watch=_show if sys.stderr.isatty() else lambda _: None,
     )
     if result.rows:
         print(result.table(), end="")
-    write_json(options.json, result.to_dict())
+    write_json(options.save_json, result.to_dict())
     if options.out:
         for file in result.write(Path(options.out)):
             print(printable(file))
     return _told(result)
 
 
-def _calibration(options: argparse.Namespace, labels: LabelSet | None) -> Spread | None:
-    from torchseg_zoo.data.datasets import open_dataset
-    from torchseg_zoo.export.quantize import Spread
-
-    if not options.calibration:
-        return None
-    return Spread(open_dataset(options.calibration, "train", labels), _CALIBRATION_PICTURES)
+def _parse_sizes(text: str) -> tuple[Size, ...]:
+    """``512x1024,256x512`` → both."""
+    return tuple(map(parse_size, text.split(",")))
 
 
 def _told(result: Benchmark) -> int:

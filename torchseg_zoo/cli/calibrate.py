@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
+from torchseg_zoo.cli._data_options import add_data, open_data
 from torchseg_zoo.cli._options import add_model, open_model
 from torchseg_zoo.files import printable
 
@@ -23,11 +24,7 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
         "and writes the model with it. predict --confidence applies it; labels stay as they are.",
     )
     add_model(parser)
-    parser.add_argument(
-        "--data", required=True, help="list file, folder (CamVid's layout or others), or drawn"
-    )
-    parser.add_argument("--split", default="val", help="train, val (default) or test")
-    parser.add_argument("--root", help="folder that the paths in a list file start from")
+    add_data(parser, required=True)
     parser.add_argument(
         "-o", "--out", metavar="FILE", help="write the calibrated model there (.safetensors)"
     )
@@ -35,13 +32,11 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
 
 
 def _run(options: argparse.Namespace) -> int:
-    from torchseg_zoo.data.datasets import open_dataset
     from torchseg_zoo.evaluation.calibration import calibrate
     from torchseg_zoo.models.checkpoint import save_model
 
     model = open_model(options)
-    dataset = open_dataset(options.data, options.split, model.labels, root=options.root)
-    print(_table(calibrate(model, dataset)))
+    print(_table(calibrate(model, open_data(options, model.labels))))
     if options.out:
         save_model(model, options.out)
         print(printable(options.out))

@@ -7,6 +7,7 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
+from torchseg_zoo.cli._data_options import WHAT_DATA_IS, add_own_files
 from torchseg_zoo.files import printable
 
 if TYPE_CHECKING:
@@ -27,27 +28,20 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
         "a mapping for values or colours, and class weights. Ends with 0 if nothing was found, 1 "
         "after warnings, 18 if training would fail or learn what is wrong.",
     )
+    parser.add_argument("--data", required=True, help=WHAT_DATA_IS)
     parser.add_argument(
-        "--data", required=True,
-        help="list file, folder of a data set or NAME:PATH, as for train",
+        "--val-data", metavar="DATA",
+        help="the same for validation (default: the split val of --data)",
     )  # fmt: skip
+    add_own_files(parser, or_number=True)
     parser.add_argument(
-        "--val-data", metavar="DATA", help="the same for validation (default: val of --data)"
-    )
-    parser.add_argument(
-        "--classes", metavar="K|FILE",
-        help="number of classes, or a file that names them, one in a line; needed unless the data "
-        "brings them",
-    )  # fmt: skip
-    parser.add_argument("--root", help="folder that the paths in a list file start from")
-    parser.add_argument(
-        "--out", metavar="DIR",
+        "-o", "--out", metavar="DIR",
         help="folder for report.txt, report.json and a proposed classes.json, which --classes "
         "takes",
     )  # fmt: skip
-    parser.add_argument("--json", metavar="FILE", help="file for the report as JSON")
+    parser.add_argument("--save-json", metavar="FILE", help="write the report there, as JSON")
     parser.add_argument(
-        "--jobs", type=int, default=os.cpu_count() or 1, metavar="N",
+        "--workers", type=int, default=os.cpu_count() or 1, metavar="N",
         help="processes that read (default: one per core)",
     )  # fmt: skip
     parser.set_defaults(run=_run)
@@ -60,16 +54,16 @@ def _run(options: argparse.Namespace) -> int:
     from torchseg_zoo.files import atomic_write
 
     show = _bar if sys.stderr.isatty() else None
-    report = check_data(_splits(options), jobs=options.jobs, progress=show)
+    report = check_data(_splits(options), workers=options.workers, watch=show)
     print(report.text(), end="")
-    if options.json:
+    if options.save_json:
         content = (json.dumps(report.to_dict(), indent=1, ensure_ascii=False) + "\n").encode()
-        atomic_write(options.json, lambda stream: stream.write(content))
+        atomic_write(options.save_json, lambda stream: stream.write(content))
     if options.out:
         for path in report.save(options.out):
             print(f"wrote {printable(path)}")
     elif report.proposal:
-        print("write the proposed mapping with --out DIR")
+        print("write the proposed mapping with -o DIR")
     return report.exit_code
 
 

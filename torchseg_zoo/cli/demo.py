@@ -18,8 +18,12 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
         "otherwise, until Ctrl-C. Needs the extra demo.",
     )
     add_model(parser)
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (127.0.0.1)")
-    parser.add_argument("--port", type=int, default=7860, help="0 for a free one (7860)")
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)"
+    )
+    parser.add_argument(
+        "--port", type=int, default=7860, metavar="N", help="0 for a free one (default: 7860)"
+    )
     parser.add_argument(
         "--root-path", default="", metavar="/PATH", help="path under which a proxy shows the page"
     )
@@ -28,14 +32,14 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     )
     parser.add_argument(
         "--max-pixels", type=int, default=16_000_000, metavar="N",
-        help="largest width times height of a picture (16000000)",
+        help="largest height times width of a picture (default: 16000000)",
     )  # fmt: skip
     parser.add_argument(
         "--time-limit", type=float, default=60.0, metavar="SECONDS",
-        help="for labelling one picture (60)",
+        help="for labelling one picture (default: 60)",
     )  # fmt: skip
     parser.add_argument(
-        "--queue", type=int, default=32, metavar="N", help="pictures that may wait (32)"
+        "--queue", type=int, default=32, metavar="N", help="pictures that may wait (default: 32)"
     )
     parser.set_defaults(run=_run)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from functools import partial
 
+from torchseg_zoo.cli._data_options import add_data, open_data
 from torchseg_zoo.cli._options import DEFAULT_MODEL, add_model, open_model, parse_size
 from torchseg_zoo.cli._scoring_options import (
     add_devices,
@@ -32,16 +33,10 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     add_model(parser, device=False)
     parser.add_argument(
         "-e", "--epochs", metavar="WHICH",
-        help="score snapshots of the run in -c FOLDER, one line each: last, best, 100, 100-120, "
+        help="score snapshots of the run in -c DIR, one line each: last, best, 100, 100-120, "
         "100-, or a file",
     )  # fmt: skip
-    parser.add_argument(
-        "--data",
-        help="list file, folder of a data set, NAME:PATH (cityscapes, voc, voc_aug, ade20k, "
-        "coco_stuff164k, hf, ...), or drawn",
-    )
-    parser.add_argument("--split", default="val", help="train, val (default) or test")
-    parser.add_argument("--root", help="folder that the paths in a list file start from")
+    add_data(parser)
     add_devices(parser)
     add_mode(parser)
     _add_scoring(parser)
@@ -63,14 +58,13 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
         "ends with 1 unless exactly one reaches the published score",
     )  # fmt: skip
     verifying.add_argument(
-        "--score", metavar="MODE", default="", help="e.g. msf (default: the single-scale score)"
-    )
+        "--score", metavar="NAME", default="",
+        help="which published score, e.g. msf (default: the single-scale one)",
+    )  # fmt: skip
     verifying.add_argument(
-        "--tolerance",
-        type=float,
-        metavar="POINTS",
-        help="of mIoU percent (default: 0.5; replay: 0.01)",
-    )
+        "--tolerance-points", type=float, metavar="POINTS",
+        help="how far off a score may be, in points of percent (default: 0.5; for --replay 0.01)",
+    )  # fmt: skip
     parser.set_defaults(run=partial(_run, parser))
 
 
@@ -91,14 +85,14 @@ def _add_scoring(parser: argparse.ArgumentParser) -> None:
 
 def _add_outputs(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "-o", "--output", metavar="DIR",
+        "-o", "--out", metavar="DIR",
         help="write card.json (scores and protocol) and report.html there, with boundary IoU, "
         "calibration and the worst pictures, and a record to resume from",
     )  # fmt: skip
     parser.add_argument(
         "--resume", action="store_true", help="go on from the record in the folder of -o"
     )
-    parser.add_argument("--json", metavar="FILE", help="write the scores there, too")
+    parser.add_argument("--save-json", metavar="FILE", help="write the scores there, as JSON")
     parser.add_argument(
         "-p", "--save", "--save_path", metavar="DIR",
         help="write each predicted label map there, as a PNG of class indices",
@@ -133,16 +127,19 @@ def _run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
 
 
 def _submit(options: argparse.Namespace) -> int:
-    from torchseg_zoo.data.datasets import open_dataset
     from torchseg_zoo.evaluation.submit import submit
 
     options.device = _one_device(options, "--submit")
     model = open_model(options)
-    dataset = open_dataset(options.data, options.split, model.labels, root=options.root)
+    dataset = open_data(options, model.labels)
     mode = chosen_mode(options, model.input_rule)
     files = submit(model, dataset, options.submit, split=options.split, mode=mode)
     print(f"{len(files)} files in {printable(files[0].parent)}")
     return 0
+
+
+def _or(points: float | None, usual: float) -> float:
+    return usual if points is None else points
 
 
 def _one_device(options: argparse.Namespace, what: str) -> str:
@@ -164,14 +161,15 @@ def _replay(options: argparse.Namespace) -> int:
 
     again = replay(
         options.replay,
-        file=options.checkpoint,
+        checkpoint=options.checkpoint,
         data=options.data,
         root=options.root,
+        classes=options.classes,
         device=torch.device(_one_device(options, "--replay")),
-        tolerance_points=TOLERANCE_POINTS if options.tolerance is None else options.tolerance,
+        tolerance_points=_or(options.tolerance_points, TOLERANCE_POINTS),
     )
     print(again.describe())
-    write_json(options.json, again.evaluation.to_dict())
+    write_json(options.save_json, again.evaluation.to_dict())
     return 0 if again.holds else _NOT_REACHED
 
 
@@ -186,15 +184,15 @@ def _check_options(options: argparse.Namespace) -> None:
         )
     if not options.verify and options.score:
         raise ArgumentError("--score needs it", where="--verify", fix="add --verify")
-    if not (options.verify or options.replay) and options.tolerance is not None:
+    if not (options.verify or options.replay) and options.tolerance_points is not None:
         raise ArgumentError(
-            "nothing is compared", where="--tolerance", fix="add --verify or --replay"
+            "nothing is compared", where="--tolerance-points", fix="add --verify or --replay"
         )
-    if options.resume and not options.output:
+    if options.resume and not options.out:
         raise ArgumentError(
             "the record is in the folder of the report", where="--resume", fix="add -o DIR"
         )
-    if options.replay and (options.verify or options.output or options.model != DEFAULT_MODEL):
+    if options.replay and (options.verify or options.out or options.model != DEFAULT_MODEL):
         raise ArgumentError(
             "a card names its model and has its report",
             where="--replay",
@@ -217,24 +215,22 @@ def _scores_otherwise(options: argparse.Namespace) -> bool:
 
 def _verify(options: argparse.Namespace) -> int:
     from torchseg_zoo.cli._scoring import prints, processes, write_json
-    from torchseg_zoo.data.datasets import open_dataset
     from torchseg_zoo.evaluation.verify import TOLERANCE_POINTS, verify
     from torchseg_zoo.weights import manifest
 
     name, _, tag = options.model.partition(".")
     with processes(options) as workers:
         model = open_model(options)
-        dataset = open_dataset(options.data, options.split, model.labels, root=options.root)
         verification = verify(
             model,
             manifest.find(name, tag),
-            dataset,
+            open_data(options, model.labels),
             split=options.split,
             score=options.score,
-            tolerance_points=TOLERANCE_POINTS if options.tolerance is None else options.tolerance,
+            tolerance_points=_or(options.tolerance_points, TOLERANCE_POINTS),
             workers=workers,
         )
     if prints(workers):
         print(verification.report())
-        write_json(options.json, verification.to_dict())
+        write_json(options.save_json, verification.to_dict())
     return 0 if verification.verified else _NOT_REACHED

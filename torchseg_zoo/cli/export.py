@@ -8,6 +8,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from torchseg_zoo.cli._data_options import (
+    add_calibration,
+    add_data,
+    chosen_calibration,
+    open_data,
+)
 from torchseg_zoo.cli._options import add_model, open_model, parse_size, show_building
 from torchseg_zoo.files import printable
 
@@ -60,36 +66,34 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
         "--profile", type=_profile, metavar="MIN,USUAL,MAX",
         help="sizes that an engine takes, such as 256x256,768x1536,1080x1920",
     )  # fmt: skip
-    parser.add_argument("--precision", choices=("fp32", "fp16", "int8"), default="fp32")
     parser.add_argument(
-        "--output", choices=("labels", "labels+confidence", "logits"), default="labels"
-    )
+        "--precision", choices=("fp32", "fp16", "int8"), default="fp32",
+        help="of the network (default: fp32); int8 needs --calibration",
+    )  # fmt: skip
+    parser.add_argument(
+        "--output", choices=("labels", "labels+confidence", "logits"), default="labels",
+        help="what the file gives (default: labels)",
+    )  # fmt: skip
     parser.add_argument(
         "--layout", choices=("nhwc", "nchw", "float"), default="nhwc",
         help="pictures as bytes, colours last (default) or first, or as normalised floats",
     )  # fmt: skip
-    parser.add_argument("--batch", type=_batch, default=1, metavar="N|dynamic")
     parser.add_argument(
-        "-o", "--out", metavar="FILE", help="(default: MODEL with the format's ending, here)"
-    )
-    _add_calibration(parser)
+        "--batch", type=_batch, default=1, metavar="N|dynamic",
+        help="pictures at a time (default: 1)",
+    )  # fmt: skip
+    parser.add_argument(
+        "-o", "--out", metavar="FILE",
+        help="file to write (default: MODEL.TAG with the format's ending, here)",
+    )  # fmt: skip
+    _add_int8(parser)
     _add_proof(parser)
     parser.set_defaults(run=partial(_run, parser))
 
 
-def _add_calibration(parser: argparse.ArgumentParser) -> None:
+def _add_int8(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("int8")
-    group.add_argument(
-        "--calibration", metavar="DATA",
-        help="pictures to measure ranges on: as evaluate takes them, or a folder of pictures",
-    )  # fmt: skip
-    group.add_argument(
-        "--calibration-split", default="train", metavar="SPLIT", help="(default: train)"
-    )
-    group.add_argument(
-        "--calibration-pictures", type=int, default=128, metavar="N",
-        help="how many of them, evenly spread (default: 128)",
-    )  # fmt: skip
+    add_calibration(group)
     group.add_argument(
         "--int8-for", choices=("tensorrt", "cpu"),
         help="whom the integers are chosen for: TensorRT, or a CPU, where they are then faster and "
@@ -99,10 +103,7 @@ def _add_calibration(parser: argparse.ArgumentParser) -> None:
 
 def _add_proof(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("proof")
-    group.add_argument(
-        "--data", help="labelled pictures to score before and after, as evaluate takes them"
-    )
-    group.add_argument("--split", default="val", help="of --data (default: val)")
+    add_data(group, purpose="labelled pictures to score before and after: ")
     group.add_argument(
         "--pictures", type=int, metavar="N", help="score on the first N of them only"
     )
@@ -161,7 +162,7 @@ def _run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     model = open_model(options)
     name = model.config.model if options.checkpoint else options.model
     path = Path(options.out or f"{name}{_SUFFIXES[options.format]}")
-    dataset = _dataset(options, model)
+    dataset = open_data(options, model.labels) if options.data else None
     calibration = _calibration(options, model)
     if options.format == "tensorrt":
         graph = path.with_suffix(".onnx")
@@ -175,28 +176,14 @@ def _run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     return 0
 
 
-def _dataset(options: argparse.Namespace, model: SegmentationModel) -> Dataset | None:
-    from torchseg_zoo.data.datasets import open_dataset
-
-    return open_dataset(options.data, options.split, model.labels) if options.data else None
-
-
 def _calibration(options: argparse.Namespace, model: SegmentationModel) -> Spread | None:
-    from torchseg_zoo.data.datasets import open_dataset
-    from torchseg_zoo.data.image import list_images
-    from torchseg_zoo.errors import DataError
-    from torchseg_zoo.export.quantize import CalibrationSet, Spread, require_pictures
+    from torchseg_zoo.export.quantize import require_pictures
 
     if options.precision != "int8" or options.format in ("aoti", "torch-export"):
         return None
-    if not options.calibration:
-        require_pictures(None)
-    pictures: CalibrationSet
-    try:
-        pictures = list_images(options.calibration)
-    except DataError:  # not a folder with pictures in it, so a data set
-        pictures = open_dataset(options.calibration, options.calibration_split, model.labels)
-    return Spread(pictures, options.calibration_pictures)
+    calibration = chosen_calibration(options, model.labels)
+    require_pictures(calibration)  # before anything is written
+    return calibration
 
 
 def _write(

@@ -37,7 +37,7 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
         "copying in, executing and copying out cost. Pictures are resized to a file's one size. "
         "Exit code 3 when some of several pictures could not be labelled; the others are.",
     )
-    parser.add_argument("folder", metavar="FOLDER", help="folder of pictures, or one picture")
+    parser.add_argument("folder", metavar="DIR", help="folder of pictures, or one picture")
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--onnx", metavar="FILE", help="run an exported file on ONNX Runtime")
     which.add_argument(
@@ -59,20 +59,20 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
         help="that a model is compiled in (default: fp16)",
     )  # fmt: skip
     parser.add_argument(
-        "--save", metavar="FILE", help="also write the compiled engine there (.engine)"
+        "--save-engine", metavar="FILE", help="also write the compiled engine there (.engine)"
     )
     add_model(parser)
     parser.add_argument(
-        "-o", "--out", default=".", metavar="OUT", help="folder for the overlays (default: here)"
+        "-o", "--out", default=".", metavar="DIR", help="folder for the overlays (default: here)"
     )
     parser.set_defaults(run=partial(_run, parser), model=None)
 
 
 def _run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
-    if options.onnx and (options.engine or options.trust_engine or options.save):
-        parser.error("--engine, --trust-engine and --save go with --tensorrt")
-    if options.engine and options.save:
-        parser.error("--save is for a model that is compiled, not for --engine")
+    if options.onnx and (options.engine or options.trust_engine or options.save_engine):
+        parser.error("--engine, --trust-engine and --save-engine go with --tensorrt")
+    if options.engine and options.save_engine:
+        parser.error("--save-engine is for a model that is compiled, not for --engine")
     if options.trust_engine and not options.engine:
         parser.error("--trust-engine goes with --engine")
 
@@ -152,8 +152,8 @@ def _open(options: argparse.Namespace) -> Runner:
         device=device,
         progress=show_building if sys.stderr.isatty() else None,
     )
-    if options.save:
-        print(f"{printable(model.save(options.save))}  sha256 {model.sha256}")
+    if options.save_engine:
+        print(f"{printable(model.save(options.save_engine))}  sha256 {model.sha256}")
     return model
 
 

@@ -23,7 +23,9 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
         description="Describes a model. Parameters and multiply-accumulates are counted; weights "
         "are neither made nor fetched.",
     )
-    parser.add_argument("model", metavar="MODEL[.TAG]")
+    parser.add_argument(
+        "model", metavar="MODEL[.TAG]", help="a model, or one of its released checkpoints"
+    )
     parser.add_argument(
         "--size", type=parse_size, metavar="HxW", help="count the work at this size"
     )

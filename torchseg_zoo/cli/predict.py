@@ -30,7 +30,7 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
         help="label the pictures that a list names, one in a line; labels beside them are ignored",
     )  # fmt: skip
     parser.add_argument(
-        "--root", help="folder that the paths in the list start from (default: the list's own)"
+        "--root", metavar="DIR", help="where paths in --list start from (default: its folder)"
     )
     add_model(parser)
     parser.add_argument(

@@ -27,11 +27,12 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
         help="file for the class indices: .tif, .npy or .png",
     )  # fmt: skip
     parser.add_argument(
-        "--window", type=parse_size, metavar="HxW", help="size of the windows (1024x1024)"
+        "--window", type=parse_size, metavar="HxW", help="size of the windows (default: 1024x1024)"
     )
     parser.add_argument(
         "--margin", type=int, metavar="PX",
-        help="pixels at a window's inner edges that are not used (an eighth of its shorter side)",
+        help="pixels at a window's inner edges that are not used (default: an eighth of its "
+        "shorter side)",
     )  # fmt: skip
     parser.add_argument(
         "--blend", action="store_true", help="let neighbouring windows fade into each other"
@@ -43,18 +44,18 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
 
 
 def _run(options: argparse.Namespace) -> int:
-    from torchseg_zoo.inference.large import label_large
+    from torchseg_zoo.inference.large import predict_large
 
     limit = options.memory_limit
-    result = label_large(
+    result = predict_large(
         open_model(options),
         options.image,
         options.out,
         window=options.window,
         margin=options.margin,
         blend=options.blend,
-        memory_limit=None if limit is None else limit << 20,
-        report=lambda words: print(words, file=sys.stderr),
+        memory_limit_bytes=None if limit is None else limit << 20,
+        watch=lambda words: print(words, file=sys.stderr),
     )
     print(f"{printable(options.image)} -> {printable(result.target)}")
     return 0

@@ -23,7 +23,9 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     )
     parser.add_argument("name", choices=_NAMES, help="the data set; folder for one of your own")
     parser.add_argument("--root", required=True, metavar="DIR", help="where it was unpacked")
-    parser.add_argument("--out", metavar="DIR", help="folder for the lists (default: the root)")
+    parser.add_argument(
+        "-o", "--out", metavar="DIR", help="folder for the lists (default: the root)"
+    )
     parser.add_argument(
         "--sbd", metavar="DIR",
         help="folder of SBD, for VOC; its MATLAB masks become PNG in SegmentationClassAug beside "

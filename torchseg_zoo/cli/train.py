@@ -6,6 +6,7 @@ import argparse
 import os
 from typing import TYPE_CHECKING
 
+from torchseg_zoo.cli._data_options import WHAT_DATA_IS, add_own_files
 from torchseg_zoo.cli._scoring_options import add_devices, chosen_devices
 
 if TYPE_CHECKING:
@@ -16,8 +17,8 @@ __all__ = ["add_parser"]
 
 # Option → field of TrainConfig; everything else is reached by --set.
 _FIELDS = (
-    "model", "data", "val_data", "root", "classes", "out", "epochs", "batch_size", "lr", "workers",
-    "seed",
+    "model", "checkpoint", "data", "val_data", "root", "classes", "out", "epochs", "batch_size",
+    "lr", "workers", "seed",
 )  # fmt: skip
 
 
@@ -35,22 +36,25 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
         help="settings of a published run, e.g. bisenet_r18.cityscapes; --recipe list lists all",
     )  # fmt: skip
     source.add_argument("--config", metavar="FILE", help="settings that --save-config wrote")
-    parser.add_argument("--model", metavar="MODEL[.TAG]", help="model to train or fine-tune")
+    parser.add_argument(
+        "-m", "--model", metavar="MODEL[.TAG]",
+        help="model to train from noise, or with a tag from its released weights",
+    )  # fmt: skip
+    parser.add_argument(
+        "-c", "--checkpoint", metavar="FILE",
+        help="start from all weights of a model file of your own",
+    )  # fmt: skip
     parser.add_argument(
         "--data",
-        help="list file, folder of a data set, NAME:PATH (cityscapes, voc_aug, ade20k, hf, "
-        "folder, ...), or drawn; with a recipe for a released data set, its path alone will do",
+        help=f"{WHAT_DATA_IS}; with a recipe for a released data set, its path alone will do",
     )
     parser.add_argument(
-        "--val-data", help="the same for validation; needed where --data is a list file"
-    )
-    parser.add_argument("--root", help="folder that the paths in a list file start from")
-    parser.add_argument(
-        "--classes", metavar="FILE",
-        help="names of the classes, one in a line in the order of the label values; or what "
-        "check-data proposes",
+        "--val-data", metavar="DATA",
+        help="the same for validation (default: the split val of --data); needed where --data is "
+        "a list file",
     )  # fmt: skip
-    parser.add_argument("--out", help="folder for log and checkpoints")
+    add_own_files(parser, or_number=True)
+    parser.add_argument("-o", "--out", metavar="DIR", help="folder for log and checkpoints")
     parser.add_argument(
         "--no-check", action="store_true", help="do not look at some of the files first"
     )
@@ -66,7 +70,7 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     )  # fmt: skip
     parser.add_argument(
         "--resume", nargs="?", const="auto", choices=["auto"],
-        help="go on from the newest whole state in OUT, if there is one",
+        help="go on from the newest whole state in --out, if there is one",
     )  # fmt: skip
     parser.add_argument(
         "--from-scratch", action="store_true",
@@ -119,6 +123,7 @@ def _train(options: argparse.Namespace, config: TrainConfig) -> TrainResult:
 
 def _settings(options: argparse.Namespace) -> TrainConfig:
     """Recipe or file, then options, then ``--set``."""
+    from torchseg_zoo.models.checkpoint import load_model
     from torchseg_zoo.training.config import parse_settings
     from torchseg_zoo.training.recipes import recipe
     from torchseg_zoo.training.toml import read_settings
@@ -127,6 +132,10 @@ def _settings(options: argparse.Namespace) -> TrainConfig:
     settings |= {
         name: getattr(options, name) for name in _FIELDS if getattr(options, name) is not None
     }
+    if options.checkpoint and not options.recipe and "model" not in settings:
+        settings["model"] = load_model(options.checkpoint).config.model
+    if options.classes and options.classes.isdecimal():
+        settings["num_classes"] = int(settings.pop("classes"))
     settings |= parse_settings(options.settings)
     if options.from_scratch:
         settings |= {"pretrained_backbone": False, "backbone_weights": None}

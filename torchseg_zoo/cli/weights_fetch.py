@@ -36,7 +36,7 @@ def add_parsers(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         description="Recognises a file by its digest or its name, checks it, and copies it into "
         "the cache as if it had been fetched.",
     )
-    parser.add_argument("file", type=Path, metavar="FILE")
+    parser.add_argument("file", type=Path, metavar="FILE", help="what was downloaded")
     parser.add_argument("--as", dest="name", metavar="MODEL.TAG", help="which checkpoint it is")
     parser.set_defaults(run=_import)
 
@@ -49,7 +49,9 @@ def add_parsers(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         "interrupted download is resumed. One that cannot be had does not stop the others; exit 3.",
     )
     add_names(parser, all_of_them=True)
-    parser.add_argument("--to", required=True, type=Path, metavar="DIR")
+    parser.add_argument(
+        "--to", required=True, type=Path, metavar="DIR", help="folder to fill; made if need be"
+    )
     parser.set_defaults(run=_mirror)
 
 

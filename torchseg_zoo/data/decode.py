@@ -190,13 +190,13 @@ def _check_size(size: tuple[int, int], num_bytes: int, where: str, max_pixels: i
     width, height = size
     if width * height > max_pixels:
         raise DataError(
-            f"the picture is {width}×{height}, more than {max_pixels} pixels",
+            f"the picture is {height}×{width}, more than {max_pixels} pixels",
             where=where,
             fix="make it smaller, or raise max_pixels if you trust it",
         )
     if width * height > max(_PLAUSIBLE_PIXELS, _PLAUSIBLE_PIXELS_PER_BYTE * num_bytes):
         raise DataError(
-            f"the header claims {width}×{height} pixels, but the file has only {num_bytes} bytes",
+            f"the header claims {height}×{width} pixels, but the file has only {num_bytes} bytes",
             where=where,
             fix="fetch or export it again",
         )

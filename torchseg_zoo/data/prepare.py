@@ -227,7 +227,8 @@ def _is_there(path: Path, text: bytes, overwrite: bool) -> bool:
         raise DataError(
             "is there already and holds something else",
             where=printable(path),
-            fix="write the lists elsewhere with --out, or replace it with --overwrite",
+            fix="write the lists elsewhere with out= (--out), or replace it with overwrite=True "
+            "(--overwrite)",
         )
     return False
 

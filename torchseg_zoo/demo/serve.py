@@ -99,7 +99,10 @@ def _listening(config: DemoConfig) -> socket.socket:
             raise
     except OSError as error:
         raise ArgumentError(
-            "cannot be listened on", where=where, why=error.strerror, fix="choose another --port"
+            "cannot be listened on",
+            where=where,
+            why=error.strerror,
+            fix="choose another port (--port)",
         ) from error
     return listener
 

@@ -110,7 +110,7 @@ def evaluate(
             f"no way {on_bad_sample!r}", where="on_bad_sample", fix="give 'stop' or 'skip'"
         )
     if resume and record is None:
-        raise ArgumentError("there is no record", where="resume", fix="name the folder of one")
+        raise ArgumentError("there is no record", where="resume", fix="name its folder: record=")
     check_classes(model, dataset)
     labels = dataset.labels
     mode = default_mode(model.input_rule) if mode is None else mode

@@ -79,7 +79,7 @@ def page(evaluation: Evaluation, labels: LabelSet, exhibits: Sequence[Exhibit]) 
         exhibits: the worst pictures, worst first.
     """
     protocol = evaluation.protocol
-    model = protocol.origin.checkpoint or str(protocol.model["name"])
+    model = protocol.origin.model or str(protocol.model["name"])
     split = f" {protocol.origin.split}" if protocol.origin.split else ""
     title = f"{model} on {labels.name}{split}"
     sections = [

@@ -47,18 +47,21 @@ class Origin:
     """Where model and data came from, so that they can be opened again.
 
     Args:
-        checkpoint: released checkpoint, ``model.tag``; "" for others.
-        file: model file; "" for released checkpoints.
+        model: released checkpoint, ``model.tag``; "" for others.
+        checkpoint: model file; "" for released checkpoints.
         data: what ``open_dataset`` takes; "" if the data set was made in Python.
         split: likewise.
         root: likewise; "" for none.
+        classes: file that says what the label values mean, as ``read_classes`` takes it; "" for
+            what the data bring themselves.
     """
 
+    model: str = ""
     checkpoint: str = ""
-    file: str = ""
     data: str = ""
     split: str = ""
     root: str = ""
+    classes: str = ""
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from torchseg_zoo.data.datasets import open_dataset
+from torchseg_zoo.data.datasets.classes import read_classes
 from torchseg_zoo.data.sample import Dataset
 from torchseg_zoo.errors import ArgumentError, ZooError
 from torchseg_zoo.evaluation.evaluate import evaluate
@@ -69,9 +70,10 @@ def replay(
     *,
     model: SegmentationModel | None = None,
     dataset: Dataset | None = None,
-    file: str | None = None,
+    checkpoint: str | None = None,
     data: str | None = None,
     root: str | None = None,
+    classes: str | None = None,
     device: torch.device | None = None,
     tolerance_points: float = TOLERANCE_POINTS,
     progress: bool = True,
@@ -82,9 +84,10 @@ def replay(
         card: file that ``write_card`` wrote.
         model: instead of the one that the card names.
         dataset: instead of the one that the card names.
-        file: model file instead of the one that the card names.
+        checkpoint: model file instead of the one that the card names.
         data: what ``open_dataset`` takes instead of what the card names; the split is the card's.
         root: of ``data``, or of the card's data.
+        classes: classes file of ``data``, or of the card's data; see ``read_classes``.
         device: where to compute; by default where the model is.
         tolerance_points: how far a score may be from the recorded one, in points of percent. The
             default allows for the rounding of other machines.
@@ -107,7 +110,7 @@ def replay(
             why=str(error),
             fix="evaluate again and keep the new card",
         ) from error
-    origin = _origin(protocol.origin, file, data, root)
+    origin = _origin(protocol.origin, checkpoint, data, root, classes)
     if model is None:
         model = _model(origin, card)
     if device is not None:
@@ -133,36 +136,51 @@ def replay(
     )
 
 
-def _origin(recorded: Origin, file: str | None, data: str | None, root: str | None) -> Origin:
+def _origin(
+    recorded: Origin,
+    checkpoint: str | None,
+    data: str | None,
+    root: str | None,
+    classes: str | None,
+) -> Origin:
+    """Where model and data are now: as recorded, unless something else was given."""
     origin = recorded
-    if file:
-        origin = dataclasses.replace(origin, checkpoint="", file=file)
+    if checkpoint:
+        origin = dataclasses.replace(origin, model="", checkpoint=checkpoint)
     if data:
-        origin = dataclasses.replace(origin, data=data, root="")
-    return dataclasses.replace(origin, root=root) if root else origin
+        origin = dataclasses.replace(origin, data=data, root="", classes="")
+    if root:
+        origin = dataclasses.replace(origin, root=root)
+    return dataclasses.replace(origin, classes=classes) if classes else origin
 
 
 def _dataset(origin: Origin, model: SegmentationModel, card: object) -> Dataset:
     if origin.data:
-        return open_dataset(origin.data, origin.split, model.labels, root=origin.root or None)
+        return open_dataset(
+            origin.data,
+            origin.split,
+            model.labels,
+            root=origin.root or None,
+            classes=read_classes(origin.classes) if origin.classes else None,
+        )
     raise ArgumentError(
         "the card does not say which data",
         where=printable(card),
         why="the data set was made in Python",
-        fix="give it: dataset=..., or --data",
+        fix="give dataset= or data= (--data)",
     )
 
 
 def _model(origin: Origin, card: object) -> SegmentationModel:
+    if origin.model:
+        return create_model(origin.model)
     if origin.checkpoint:
-        return create_model(origin.checkpoint)
-    if origin.file:
-        return load_model(origin.file)
+        return load_model(origin.checkpoint)
     raise ArgumentError(
         "the card does not say which model file",
         where=printable(card),
         why="the model was made in Python",
-        fix="give it: model=..., or -c FILE",
+        fix="give model= or checkpoint= (-c FILE)",
     )
 
 

@@ -277,8 +277,8 @@ def _require_data(row: Row, data: str | None) -> None:
         raise DataError(
             f"the data of this row, {row.metric.dataset} {row.metric.split}, are not here",
             where=printable(Path(place).absolute()),
-            fix=f"put {_NEEDS[row.metric.dataset].put} there, or give their place with "
-            f"--data {name}:PATH",
+            fix=f"put {_NEEDS[row.metric.dataset].put} there, or give their place: data= "
+            f"(--data {name}:PATH)",
         )
 
 

@@ -118,7 +118,8 @@ def submit(
         raise ArgumentError(
             f"no test server is known for {name!r}",
             where="submit",
-            fix=f"submit {', '.join(BENCHMARKS)}; for files of class indices, use predict --labels",
+            fix=f"submit {', '.join(BENCHMARKS)}; "
+            "for files of class indices, use `torchseg-zoo predict --labels`",
         )
     server = _SERVERS[name]
     folder = make_folder(Path(out) / server.folder(split))

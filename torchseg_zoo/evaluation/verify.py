@@ -204,7 +204,7 @@ def verify(
         )
     if not 0 <= tolerance_points <= 100:
         raise ArgumentError(
-            f"{tolerance_points} is no tolerance", where="tolerance", fix="e.g. 0.5"
+            f"{tolerance_points} is no tolerance", where="tolerance_points", fix="e.g. 0.5"
         )
     trials = measure_trials(
         model,

@@ -193,7 +193,8 @@ class Workers:
                 raise EvaluationError(
                     f"no process is left, {len(missing)} pictures are not done",
                     why=lost,
-                    fix="use fewer processes if memory ran out; --resume goes on from the record",
+                    fix="use fewer processes if memory ran out; resume=True (--resume) goes on "
+                    "from the record",
                 )
             for worker in self._answering():
                 try:

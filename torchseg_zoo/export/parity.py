@@ -172,7 +172,7 @@ def compare(
     precision = runner.artefact.precision
     if dataset is None and miou_tolerance is not None:
         raise ArgumentError(
-            "there are no labelled pictures", where="miou_tolerance", fix="give some (--data)"
+            "there are no labelled pictures", where="miou_tolerance", fix="give dataset= (--data)"
         )
     by_miou = precision == "int8" and dataset is not None
     if by_miou and miou_tolerance is None:

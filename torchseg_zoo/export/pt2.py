@@ -209,8 +209,8 @@ def _require_compiler() -> None:
     except (exc.InvalidCxxCompiler, RuntimeError) as error:
         raise MissingExtraError(
             "compiling needs a C++ compiler",
-            fix="install g++ (apt-get install g++), or name one in CXX; or use --format "
-            "torch-export, which needs none",
+            fix="install g++ (apt-get install g++), or name one in CXX; or use export_program() "
+            "(--format torch-export), which needs none",
         ) from error
 
 

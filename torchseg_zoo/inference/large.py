@@ -27,7 +27,7 @@ from torchseg_zoo.inference.windows import window_size, window_starts
 from torchseg_zoo.models.base import SegmentationModel
 from torchseg_zoo.types import Size
 
-__all__ = ["LargeResult", "label_large"]
+__all__ = ["LargeResult", "predict_large"]
 
 _WINDOW = (1024, 1024)
 _SLACK_BYTES = 96 * 2**20  # buffers of files and compressors, and what the allocator keeps
@@ -51,7 +51,7 @@ class LargeResult:
 
 
 @torch.inference_mode()
-def label_large(
+def predict_large(
     model: SegmentationModel,
     source: object,
     target: str | os.PathLike[str],
@@ -60,8 +60,8 @@ def label_large(
     margin: int | None = None,
     blend: bool = False,
     batch: int | None = None,
-    memory_limit: int | None = None,
-    report: Callable[[str], object] = print,
+    memory_limit_bytes: int | None = None,
+    watch: Callable[[str], object] = print,
     progress: bool = True,
 ) -> LargeResult:
     """Labels a picture of any size, a row of windows at a time.
@@ -86,12 +86,12 @@ def label_large(
         blend: use the margins, too: probabilities of neighbours fade into each other across the
             overlap, where otherwise labels change from one window to the next in its middle.
         batch: windows that go through the network at once; by default by their size and the device.
-        memory_limit: bytes; refuse to start if the bound is above.
-        report: called with the bound, in words.
+        memory_limit_bytes: refuse to start if the bound is above.
+        watch: called with the bound, in words.
         progress: show a bar on stderr.
 
     Raises:
-        ArgumentError: if a value cannot work, or the bound is above ``memory_limit``.
+        ArgumentError: if a value cannot work, or the bound is above ``memory_limit_bytes``.
         DataError: if the picture cannot be read or the labels cannot be written.
         MissingExtraError: if TIFF takes tifffile, which is not installed.
     """
@@ -117,20 +117,20 @@ def label_large(
     check_mode(sliding, rule)
     if batch is not None and batch < 1:
         raise ArgumentError(f"{batch} is below 1", where="batch", fix="give at least 1")
-    most = {} if memory_limit is None else {"max_pixels": max(1, memory_limit // 4)}
+    most = {} if memory_limit_bytes is None else {"max_pixels": max(1, memory_limit_bytes // 4)}
     reader = open_rows(source, **most)
     try:
         job = _Job(model, reader, sliding, window_size(reader.size, sliding, rule), blend, batch)
         bound = job.bound()
-        report(
+        watch(
             f"{reader.size[0]}×{reader.size[1]} pixels in {job.count} windows of "
             f"{job.window[0]}×{job.window[1]}: at most {bound / 2**20:.0f} MiB of memory"
         )
-        if memory_limit is not None and bound > memory_limit:
+        if memory_limit_bytes is not None and bound > memory_limit_bytes:
             raise ArgumentError(
-                f"needs up to {bound / 2**20:.0f} MiB, more than the {memory_limit / 2**20:.0f} "
-                "allowed",
-                where="memory_limit",
+                f"needs up to {bound / 2**20:.0f} MiB, more than the "
+                f"{memory_limit_bytes / 2**20:.0f} allowed",
+                where="memory_limit_bytes (--memory-limit)",
                 fix="use a smaller window or batch, no blend, or a tiled TIFF or .npy file",
             )
         with tqdm(total=job.count, desc="windows", disable=not progress) as bar:
@@ -161,8 +161,8 @@ class _Job:
         reader: the picture.
         sliding: window and stride asked for.
         window: the windows' size, cut to the picture or padded as the model needs.
-        blend: see ``label_large``.
-        batch: see ``label_large``.
+        blend: see ``predict_large``.
+        batch: see ``predict_large``.
     """
 
     def __init__(

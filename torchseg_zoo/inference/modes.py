@@ -34,7 +34,7 @@ Merge = Literal["torchseg", "logit-mean", "probability-mean"]
 ``"logit-mean"``: the same with logits. As the ``inner`` merge of a ``"probability-mean"`` it is
 mmsegmentation's rule: windows are merged as logits, views as probabilities.
 
-``"torchseg"``: the seed's. Log-probabilities are summed over a window and its mirror image, then
+``"torchseg"``: TorchSeg's. Log-probabilities are summed over a window and its mirror image, then
 exponentiated; windows and scales are summed and divided by nothing, so that overlaps weigh more.
 """
 

@@ -29,7 +29,7 @@ from torchseg_zoo.types import Size
 if TYPE_CHECKING:
     from torchseg_zoo.models.base import SegmentationModel
 
-__all__ = ["VideoResult", "label_video"]
+__all__ = ["VideoResult", "predict_video"]
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class VideoResult:
         }
 
 
-def label_video(
+def predict_video(
     model: SegmentationModel | Predictor,
     source: str | os.PathLike[str],
     target: str | os.PathLike[str],

@@ -220,7 +220,7 @@ class VideoReader:
             raise DataError("its codec is not known", where=self.where, fix="convert it to H.264")
         if stream.width * stream.height > MAX_PIXELS:
             raise DataError(
-                f"its frames are {stream.width}×{stream.height}, more than {MAX_PIXELS} pixels",
+                f"its frames are {stream.height}×{stream.width}, more than {MAX_PIXELS} pixels",
                 where=self.where,
                 fix="make them smaller",
             )

@@ -73,7 +73,7 @@ class Runner(abc.ABC):
                 raise ExportError(
                     "was exported without confidence",
                     where=printable(self.path),
-                    fix="export it again with --output labels+confidence",
+                    fix='export it again with output="labels+confidence" (--output)',
                 )
             return confidence
 

@@ -218,7 +218,9 @@ def parse_settings(texts: Sequence[str]) -> dict[str, Any]:
         name, equals, value = text.partition("=")
         if not equals:
             raise ArgumentError(
-                f"{text!r} is not NAME=VALUE", where="--set", fix="write it as --set crop=256,256"
+                f"{text!r} is not NAME=VALUE",
+                where="settings (--set)",
+                fix="write it like crop=256,256",
             )
         try:
             settings[name.strip()] = ast.literal_eval(value.strip())

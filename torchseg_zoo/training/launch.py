@@ -152,8 +152,8 @@ def _death(rank: _Rank, size: int) -> TrainError:
     return TrainError(
         how,
         where=f"process {rank.process.pid} (rank {rank.number} of {size}, {rank.device})",
-        fix="see what it said, or whether memory ran out; --resume auto goes on from the last "
-        "saved state",
+        fix="see what it said, or whether memory ran out; resume=True (--resume) goes on from the "
+        "last saved state",
     )
 
 

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from torchseg_zoo.data.sample import Dataset
 from torchseg_zoo.distributed import Ranks
-from torchseg_zoo.errors import ArgumentError, DataError, ResumeError, TrainError, ZooError
+from torchseg_zoo.errors import ArgumentError, ResumeError, TrainError, ZooError
 from torchseg_zoo.evaluation.evaluate import evaluate
 from torchseg_zoo.files import make_folder
 from torchseg_zoo.models.checkpoint import save_model
@@ -30,7 +30,13 @@ from torchseg_zoo.training.fingerprint import fingerprint
 from torchseg_zoo.training.log import LOG_FIELDS, RunLog
 from torchseg_zoo.training.objective import Objective
 from torchseg_zoo.training.optim import make_optimizer, scheduled_rate
-from torchseg_zoo.training.samples import Batch, BatchLoader, EpochBatches, TrainingSamples
+from torchseg_zoo.training.samples import (
+    Batch,
+    BatchLoader,
+    EpochBatches,
+    TrainingSamples,
+    too_few,
+)
 from torchseg_zoo.training.scoring import scoring
 from torchseg_zoo.training.signals import StopSignals
 from torchseg_zoo.training.state import Parts, Progress, StateFiles
@@ -99,19 +105,20 @@ def train(
     sets = open_sets(config, train_set, val_set)
     data = {name: fingerprint(dataset) for name, dataset in sets.named().items()}
     files = StateFiles(out, config, data)
-    if files.found() and not resume:
+    resuming = bool(files.found())
+    if resuming and not resume:
         raise ArgumentError(
             "there is a run in this folder already",
             where=out,
-            fix="resume it with resume=True (--resume), or choose another folder",
+            fix="resume it with resume=True (--resume), or choose another folder with out= (--out)",
         )
-    if check and not files.found():
+    if check and not resuming:
         team.first_does(lambda: check_files(config, sets))
-    batches = _batches(config, sets.train, sets.mix, team, resuming=bool(files.found()))
+    batches = _batches(config, sets.train, sets.mix, team, resuming=resuming)
 
     torch.manual_seed(config.seed)
     labels = sets.train.labels
-    model = build_model(config, labels, resuming=bool(files.found())).to(team.device)
+    model = build_model(config, labels, resuming=resuming).to(team.device)
     model = model.to(memory_format=torch.channels_last)
     averaged = copy.deepcopy(model).requires_grad_(False) if config.ema else None
     if config.sync_bn:
@@ -124,12 +131,13 @@ def train(
         align_corners=model.config.align_corners,
     )  # fmt: skip
 
+    # What labels weigh in the loss, so that the parts of a step add up to its whole.
     def mass_of(targets: Tensor) -> Tensor:
         return labelled_mass(targets, weight, labels.ignore_index)
 
     take_step = TrainStep(model, optimizer, loss_of, mass_of, config, team)
     parts = Parts(model, averaged, optimizer, take_step.scaler)
-    state = files.load(parts) if files.found() else Progress()
+    state = files.load(parts) if resuming else Progress()
     team.same((state.epoch, state.step), "state")
     run_log = RunLog(out, config, sets.val, shows=progress)
     team.first_does(lambda: run_log.start(state.epoch))
@@ -175,9 +183,9 @@ def train(
                 save()  # an evaluation may take long, and be interrupted
                 candidate = averaged if averaged is not None else model
                 team.share_buffers(candidate)
-                with scoring(config, candidate) as protocol:
+                with scoring(config, candidate) as how:
                     scores = evaluate(
-                        candidate, sets.val, **protocol, workers=ranks, progress=progress,
+                        candidate, sets.val, **how, workers=ranks, progress=progress,
                         watch=lambda score, scores: signals.end_now(state.step),
                     )  # fmt: skip
                 row["miou_percent"] = f"{scores.miou_percent:.3f}"
@@ -225,11 +233,7 @@ def _batches(
             raise
         raise ResumeError(error.what, where=config.out, why=error.why, fix=error.fix) from error
     if len(batches) == 0:
-        raise DataError(
-            f"{len(train_set)} training samples do not fill one batch of {config.batch_size}",
-            where=config.data,
-            fix="use a smaller batch_size",
-        )
+        raise too_few(len(train_set), config)
     return batches
 
 

@@ -47,9 +47,9 @@ def build_network(config: TrainConfig, num_classes: int | None) -> SegmentationM
             error.what,
             where=error.where,
             why=error.why,
-            fix="connect once, so that they are kept; give a file by "
-            "--set pretrained_backbone=False --set backbone_weights=FILE; "
-            "or start from noise with --from-scratch",
+            fix="connect once, so that they are kept; give a file with pretrained_backbone=False "
+            "and backbone_weights=FILE (--set); or start from noise with "
+            "pretrained_backbone=False (--from-scratch)",
         ) from error
     except TypeError as error:
         if "unexpected keyword argument" not in str(error):

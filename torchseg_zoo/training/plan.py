@@ -10,13 +10,16 @@ import torch
 from torch import Tensor
 
 from torchseg_zoo.data.datasets import DATASET_NAMES, open_dataset
+from torchseg_zoo.data.datasets.classes import read_classes
 from torchseg_zoo.data.datasets.released import RELEASED
 from torchseg_zoo.data.label_sets import LABEL_SETS
+from torchseg_zoo.data.labels import generic_labels
 from torchseg_zoo.errors import ZooError
 from torchseg_zoo.models.base import SegmentationModel
 from torchseg_zoo.training.config import TrainConfig
 from torchseg_zoo.training.network import build_network
 from torchseg_zoo.training.optim import config_groups, scheduled_rate
+from torchseg_zoo.training.samples import too_few
 from torchseg_zoo.types import Size
 from torchseg_zoo.weights import manifest
 
@@ -143,6 +146,7 @@ def make_plan(config: TrainConfig, *, processes: int = 1) -> Plan:
     Raises:
         ArgumentError: if model and settings do not go together.
         UnknownModelError, UnknownCheckpointError: if the model does not exist.
+        DataError: if the classes file cannot be read, or the data are too few for one step.
     """
     num_classes = _num_classes(config)
     without_weights = dataclasses.replace(
@@ -183,6 +187,8 @@ def _num_classes(config: TrainConfig) -> int | None:
     """K, as far as names tell it."""
     if config.num_classes is not None:
         return config.num_classes
+    if config.classes is not None:
+        return read_classes(config.classes).num_classes
     model, _, tag = config.model.partition(".")
     if tag:
         return manifest.find(model, tag).labels.num_classes
@@ -199,10 +205,15 @@ def _steps_per_epoch(config: TrainConfig) -> int | None:
         return config.steps_per_epoch
     if config.mix is not None or config.data in DATASET_NAMES or config.data.startswith("hf:"):
         return None
+    num_classes = _num_classes(config)
+    labels = None if num_classes is None else generic_labels(num_classes)
     try:
-        return len(open_dataset(config.data, "train", None, root=config.root)) // config.batch_size
+        train_set = open_dataset(config.data, "train", labels, root=config.root)
     except ZooError:
         return None
+    if len(train_set) < config.batch_size:
+        raise too_few(len(train_set), config)
+    return len(train_set) // config.batch_size
 
 
 def saved_bytes(model: SegmentationModel, batch: int, crop: Size) -> int:

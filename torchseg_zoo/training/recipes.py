@@ -56,7 +56,7 @@ def bisenet_x39_camvid() -> TrainConfig:
 def bisenet_x39_camvid_finish() -> TrainConfig:
     """Second of the two runs behind the embedded checkpoint: nearly whole pictures.
 
-    Starts from the best of the first, ``--set checkpoint=FILE``. 61.16 % mIoU on CamVid's
+    Starts from the best of the first (``checkpoint=``). 61.16 % mIoU on CamVid's
     validation pictures, whole.
     """
     return replace(
@@ -81,6 +81,15 @@ RECIPES: dict[str, Callable[[], TrainConfig]] = {
     **TORCHSEG,
     **PAPERS,
 }
+# What a model file says of its model, whatever a recipe has.
+_SAID_BY_A_FILE: dict[str, Any] = {
+    "backbone": None,
+    "output_stride": None,
+    "multi_grid": (),
+    "lateral": False,
+    "pretrained_backbone": False,
+    "backbone_weights": None,
+}
 _TRAINED_HERE = ("bisenet_x39.camvid", "bisenet_x39.camvid.finish")
 
 
@@ -88,7 +97,8 @@ def recipe(name: str | None = None, /, **changes: Any) -> TrainConfig:
     """The named run's settings, or the defaults, with changes.
 
     Where a recipe is for a released data set, ``data`` and ``val_data`` need only say where it is:
-    a path without a ``NAME:`` gets the recipe's.
+    a path without a ``NAME:`` gets the recipe's. With a ``checkpoint`` the model is built as that
+    file says, and not as the recipe does.
 
     Args:
         name: one of ``RECIPES``; ``None`` for the defaults.
@@ -100,6 +110,8 @@ def recipe(name: str | None = None, /, **changes: Any) -> TrainConfig:
     if name is None:
         return TrainConfig.from_dict(changes)
     settings = dataclasses.asdict(_find(name)())
+    if changes.get("checkpoint") is not None:
+        settings |= _SAID_BY_A_FILE
     for field in ("data", "val_data"):
         if isinstance(changes.get(field), str):
             changes[field] = _of_dataset(settings["data"], changes[field])
@@ -129,7 +141,7 @@ def check_data_given(config: TrainConfig) -> None:
         raise ArgumentError(
             f"the recipe is for {config.data}, and needs to know where that is",
             where="data",
-            fix="give its folder, as --data /path/to/it",
+            fix="give its folder: data= (--data DIR)",
         )
 
 

@@ -18,7 +18,7 @@ from torchseg_zoo.data.transforms import Augmentation, generator, subsample
 from torchseg_zoo.errors import ArgumentError, DataError, TrainError, ZooError
 from torchseg_zoo.training.config import TrainConfig
 
-__all__ = ["BatchLoader", "EpochBatches", "TrainingSamples", "epoch_order"]
+__all__ = ["BatchLoader", "EpochBatches", "TrainingSamples", "epoch_order", "too_few"]
 
 _ORDER = 2**32 - 1  # position that stands for "the order itself"; no epoch is that long
 Key = tuple[int, int, int, int]  # epoch, position in it, data set (0 main, 1 mix), index in that
@@ -159,6 +159,15 @@ class EpochBatches:
         )  # fmt: skip
 
 
+def too_few(samples: int, config: TrainConfig) -> DataError:
+    """What is raised where the samples do not fill one batch, and an epoch has no step."""
+    return DataError(
+        f"{samples} training samples do not fill one batch of {config.batch_size}",
+        where=config.data,
+        fix="use a smaller batch_size (--batch-size)",
+    )
+
+
 class BatchLoader:
     """Loads batches in this process, or in others that live as long as the loader.
 
@@ -210,11 +219,11 @@ class BatchLoader:
                     where=f"worker {number} of {len(workers)} (process {worker.pid})",
                     why=_shared_memory() if worker.exitcode == -signal.SIGBUS else None,
                     fix="if memory ran out, use fewer workers or cache=False; "
-                    "--resume auto goes on from here",
+                    "resume=True (--resume) goes on from here",
                 )
         return TrainError(
             "samples cannot be prepared", where="workers", why=str(error).splitlines()[0],
-            fix="see what the workers said; --resume auto goes on from here",
+            fix="see what the workers said; resume=True (--resume) goes on from here",
         )  # fmt: skip
 
 
@@ -250,7 +259,7 @@ def _collate(items: list[TrainingSample | ZooError]) -> Batch | ZooError:
                 where="/dev/shm",
                 why=f"{_shared_memory()}; {str(error).splitlines()[0]}",
                 fix="use fewer workers or a smaller batch, or give the container more "
-                "(--shm-size); --resume auto goes on from here",
+                "(docker's --shm-size); resume=True (--resume) goes on from here",
             )
     return *stacked, list(names)
 

@@ -78,7 +78,7 @@ class StopSignals:
         return StoppedError(
             f"stopped by {name} after step {step}",
             where=printable(self._state),
-            fix="everything so far is saved; go on with resume=True (--resume auto)",
+            fix="everything so far is saved; go on with resume=True (--resume)",
         )
 
 

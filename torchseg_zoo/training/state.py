@@ -182,7 +182,7 @@ class StateFiles:
                 "this run was started with other settings",
                 where=printable(path),
                 why="; ".join(changed),
-                fix="use the same settings, or another folder with out=",
+                fix="use the same settings, or another folder with out= (--out)",
             )
         before, after = _flat(record["data"]), _flat(self._data)
         changed = [
@@ -195,7 +195,7 @@ class StateFiles:
                 "this run was started on other data",
                 where=printable(path),
                 why="; ".join(changed),
-                fix="give the same data, or another folder with out=",
+                fix="give the same data, or another folder with out= (--out)",
             )
 
 
@@ -246,7 +246,7 @@ def _unusable(path: Path, why: str) -> ResumeError:
         "this run cannot be continued",
         where=printable(path),
         why=why,
-        fix="start again in another folder with out=",
+        fix="start again in another folder with out= (--out)",
     )
 
 

@@ -185,7 +185,8 @@ def _out_of_memory(error: Exception, team: Team, size: str) -> TrainError:
         where=str(team.device),
         why=str(error).split(". ")[0],
         fix="raise accumulate (the batch stays the same), use precision=bf16 on a GPU, a smaller "
-        "crop or batch_size, or more processes; --resume auto goes on from the last saved state",
+        "crop or batch_size, or more processes; resume=True (--resume) goes on from the last "
+        "saved state",
     )
 
 

@@ -164,7 +164,7 @@ def _gone(team: Team, why: str | None) -> TrainError:
         "another process is gone",
         where=f"rank {team.rank} of {team.size}",
         why=why,
-        fix="see what it said; go on with resume=True (--resume auto)",
+        fix="see what it said; go on with resume=True (--resume)",
     )
 
 

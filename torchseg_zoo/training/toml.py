@@ -63,7 +63,7 @@ def read_settings(path: str | os.PathLike[str]) -> dict[str, Any]:
             "is not a TOML file",
             where=printable(path),
             why=str(error),
-            fix="write it with --save-config, one NAME = VALUE per line",
+            fix="write one NAME = VALUE per line, as torchseg-zoo train --save-config does",
         ) from error
     tables = [name for name, value in settings.items() if isinstance(value, dict)]
     if tables:

@@ -1,4 +1,9 @@
-"""Bringing one source's bytes into a partial file: retried, resumed, and verified at the end."""
+"""Bringing one source's bytes into a partial file: retried, resumed, and verified at the end.
+
+Four records meet here: a ``Place`` is a source as it was named, for messages; ``Remote`` is the
+address that it led to, with credentials; ``Partial`` is the file that grows; ``Wanted`` is what it
+must be in the end. ``receive`` repeats ``_attempt`` until that holds or ``_Tries`` gives up.
+"""
 
 from __future__ import annotations
 
@@ -93,6 +98,35 @@ class _Page(Exception):
         self.cookie = "; ".join(cookie.partition(";")[0] for cookie in cookies)
 
 
+class _Tries:
+    """What the attempts at one source have come to, and whether another is worth it."""
+
+    def __init__(self, policy: Policy) -> None:
+        self._policy = policy
+        self._fruitless = self._stalls = 0
+        self.requests = 0
+
+    def failed(self, *, brought_bytes: bool, stalled: bool) -> None:
+        """Counts an attempt that may be repeated."""
+        self._fruitless = 0 if brought_bytes else self._fruitless + 1
+        self._stalls += stalled
+
+    @property
+    def used_up(self) -> bool:
+        """Whether this source has had its chances."""
+        return (
+            self._fruitless >= self._policy.fruitless
+            or self.requests >= self._policy.requests
+            or self._stalls >= _MAX_STALLS
+        )
+
+    def pause_s(self) -> float:
+        """Seconds to wait before the next, longer each time that nothing came."""
+        pause_s = min(self._policy.backoff_s * 2**self._fruitless, self._policy.max_backoff_s)
+        # Many machines that were cut off together should not come back together.
+        return float(pause_s * random.uniform(0.5, 1.0))
+
+
 @dataclass
 class Transfer:
     """How files are brought here; ``receive`` and ``copy`` do it.
@@ -100,7 +134,7 @@ class Transfer:
     Args:
         policy: limits.
         clock: the deadline.
-        beat: called at least every second or so of work.
+        beat: called at least every second or so of work, so that waiting processes see us alive.
         bar: shown how far it is.
     """
 
@@ -141,16 +175,22 @@ class Transfer:
     def receive(self, place: Place, remote: Remote, partial: Partial, wanted: Wanted) -> None:
         """Downloads, or goes on downloading, until the partial file is whole and verified.
 
+        Args:
+            place: the source, as messages name it.
+            remote: where its bytes are.
+            partial: the file that they go to; what it holds already is kept if it can be.
+            wanted: what it must be.
+
         Raises:
             DownloadError: if it cannot be had from here.
             IntegrityError: if what comes is not the file wanted.
             CacheError: if it cannot be written.
         """
-        fruitless = stalls = requests = 0
-        confirmed = distrusted = False
+        tries = _Tries(self.policy)
+        confirmed = started_over = False
         while True:
             before = partial.got
-            requests += 1
+            tries.requests += 1
             try:
                 self._attempt(place, remote, partial, wanted)
                 wanted.check(partial.sha256, partial.got, place.name)
@@ -159,9 +199,9 @@ class Transfer:
                 mixed = partial.resumed
                 partial.restart()
                 # Bytes of two connections may not belong together: once more, from the beginning.
-                if not mixed or distrusted:
+                if not mixed or started_over:
                     raise
-                distrusted = True
+                started_over = True
                 continue
             except _Page as page:
                 link = pages.confirmation(page.body, page.url) if place.kind == "drive" else None
@@ -171,11 +211,10 @@ class Transfer:
                 remote = _confirmed(place, remote, page, link)
                 continue
             except _Again as failure:
-                reason, after_s = str(failure), failure.after_s
-                stalls += failure.stalled
+                reason, after_s, stalled = str(failure), failure.after_s, failure.stalled
             except TooSlow as error:
-                raise self._given_up(place, partial, wanted, f"too slow: {error}") from error
-            except ZooError:
+                raise self._failure(place, partial, wanted, f"too slow: {error}") from error
+            except ZooError:  # some of ours are OSErrors, too, and final
                 raise
             except ssl.SSLCertVerificationError as error:  # time does not heal it
                 raise DownloadError(
@@ -185,24 +224,22 @@ class Transfer:
                     fix="set SSL_CERT_FILE to the authorities that you trust",
                 ) from error
             except (OSError, http.client.HTTPException) as error:
-                reason, after_s = _words(error), 0.0
-                stalls += isinstance(error, Stalled)
-            fruitless = 0 if partial.got > before else fruitless + 1
-            if (
-                fruitless >= self.policy.fruitless
-                or requests >= self.policy.requests
-                or stalls >= _MAX_STALLS
-            ):
-                raise self._given_up(place, partial, wanted, f"{reason}; {requests} requests")
-            pause_s = min(self.policy.backoff_s * 2**fruitless, self.policy.max_backoff_s)
-            # Many machines that were cut off together should not come back together.
-            pause_s = max(after_s, pause_s * random.uniform(0.5, 1.0))
+                reason, after_s, stalled = _words(error), 0.0, isinstance(error, Stalled)
+            tries.failed(brought_bytes=partial.got > before, stalled=stalled)
+            if tries.used_up:
+                raise self._failure(place, partial, wanted, f"{reason}; {tries.requests} requests")
+            pause_s = max(after_s, tries.pause_s())
             if after_s > self.policy.max_backoff_s or pause_s >= self.clock.left():
                 why = f"{reason}; no time left to try again in {pause_s:.0f} s"
-                raise self._given_up(place, partial, wanted, why)
+                raise self._failure(place, partial, wanted, why)
             self.wait(pause_s)
 
     def _attempt(self, place: Place, remote: Remote, partial: Partial, wanted: Wanted) -> None:
+        """One request. What ends it early may be tried again if it is an ``_Again`` or ``OSError``.
+
+        Bytes that are here are built upon if the digest will tell in the end whether they fit, or
+        if the server confirms (``If-Range``) that they are of the file that it has now.
+        """
         came_from = partial.provenance
         same = came_from.url == place.key
         if partial.got and not (wanted.full or (same and came_from.validator)):
@@ -227,6 +264,7 @@ class Transfer:
             self._body(place, reply, partial, wanted, total)
 
     def _check_status(self, place: Place, reply: Reply, partial: Partial) -> None:
+        """Returns if the body is the file, or a part of it."""
         if reply.status in (200, 206):
             coding = reply.headers.get("Content-Encoding", "identity").strip().lower()
             if coding not in ("identity", ""):
@@ -270,6 +308,7 @@ class Transfer:
     def _body(
         self, place: Place, reply: Reply, partial: Partial, wanted: Wanted, total: int | None
     ) -> None:
+        """Appends what comes; of a new file the first bytes are held back until they are judged."""
         limit = next(n for n in (wanted.size, total, self.policy.max_bytes) if n is not None)
         start, begun = b"", partial.got > 0
         if begun:
@@ -327,7 +366,7 @@ class Transfer:
         if start:
             partial.append(start)
 
-    def _given_up(self, place: Place, partial: Partial, wanted: Wanted, why: str) -> DownloadError:
+    def _failure(self, place: Place, partial: Partial, wanted: Wanted, why: str) -> DownloadError:
         total = wanted.size or partial.provenance.total
         return DownloadError(
             "could not be fetched",

@@ -29,15 +29,16 @@ _QUICK = 24  # samples of each split that a quick check looks at
 def check_data(
     splits: Mapping[str, Dataset],
     *,
-    jobs: int = 1,
-    progress: Callable[[int, int], object] | None = None,
+    workers: int = 1,
+    watch: Callable[[int, int], object] | None = None,
 ) -> DataReport:
     """Reads every sample once and says what is wrong.
 
     Args:
         splits: data sets by split, ``"train"`` first; all with the same classes.
-        jobs: processes that read. With more than one, a script needs ``if __name__ == "__main__"``.
-        progress: called with samples done and samples in all.
+        workers: processes that read. With more than one, a script needs
+            ``if __name__ == "__main__":``.
+        watch: called with samples done and samples in all.
 
     Raises:
         ArgumentError: if there is no split, or the splits have different classes.
@@ -57,11 +58,11 @@ def check_data(
     facts: dict[str, list[SampleFacts]] = {}
     for split, dataset in splits.items():
         facts[split] = []
-        for one in look_at(dataset, range(len(dataset)), jobs=jobs):
+        for one in look_at(dataset, range(len(dataset)), workers=workers):
             facts[split].append(one)
             done += 1
-            if progress is not None:
-                progress(done, whole)
+            if watch is not None:
+                watch(done, whole)
     # Files of two splits may be read by different rules, as labels of Cityscapes of both kinds.
     found = [f for split, d in splits.items() for f in in_split(split, facts[split], d.labels)]
     found += between_splits(facts)

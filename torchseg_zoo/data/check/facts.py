@@ -68,33 +68,33 @@ class SampleFacts:
     remarks: list[str] = field(default_factory=list)
 
 
-def look_at(dataset: Dataset, indices: Sequence[int], *, jobs: int = 1) -> Iterator[SampleFacts]:
+def look_at(dataset: Dataset, indices: Sequence[int], *, workers: int = 1) -> Iterator[SampleFacts]:
     """The facts of some samples, in their order.
 
     Args:
         dataset: of files, or any other; of these only what they yield is seen.
         indices: which samples.
-        jobs: processes that read; 1 reads in this one.
+        workers: processes that read; 1 reads in this one.
 
     Raises:
         DataError: if a process that reads is killed, as by a lack of memory.
     """
-    if jobs <= 1 or len(indices) < 2 * jobs:
+    if workers <= 1 or len(indices) < 2 * workers:
         for index in indices:
             yield facts_of(dataset, index)
         return
     # Spawned, not forked: the caller may have threads.
     pool = ProcessPoolExecutor(
-        jobs, mp_context=get_context("spawn"), initializer=_take, initargs=(dataset,)
+        workers, mp_context=get_context("spawn"), initializer=_take, initargs=(dataset,)
     )
     try:
-        chunk = max(1, min(16, len(indices) // (4 * jobs)))
+        chunk = max(1, min(16, len(indices) // (4 * workers)))
         yield from pool.map(_facts, indices, chunksize=chunk)
     except BrokenProcessPool as cause:
         raise DataError(
             "a process that reads samples was killed",
             why="there may be too little memory",
-            fix="use fewer with --jobs",
+            fix="use fewer: workers= (--workers)",
         ) from cause
     finally:
         pool.shutdown(cancel_futures=True)

@@ -44,7 +44,7 @@ def open_dataset(
     root: str | Path | None = None,
     classes: LabelSet | None = None,
 ) -> Dataset:
-    """The data set that ``--data`` names.
+    """The data set that a word names, as ``--data`` on the command line.
 
     Args:
         spec: ``"drawn"``; a list file (``.txt``); a folder: a released data set, CamVid, one with
@@ -158,8 +158,8 @@ def _open_own(
         raise ArgumentError(
             "files do not tell how many classes there are",
             where=printable(path),
-            fix="name them in a file, --classes FILE or classes.txt beside them, or set "
-            "num_classes, as --set num_classes=12",
+            fix="name them in classes.txt beside them, or say how many or give such a file: "
+            "num_classes= or classes= (--classes K|FILE)",
         )
     if not path.is_dir():
         return list_file(path, labels, root=root)

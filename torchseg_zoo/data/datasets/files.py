@@ -121,7 +121,7 @@ def read_list(path: str | Path, *, root: str | Path | None = None) -> Pairs:
         for file in files:
             if "\0" in str(file) or not file.is_file():
                 raise DataError(
-                    f"no file {file}", where=where, fix="correct the line, or set --root"
+                    f"no file {file}", where=where, fix="correct the line, or give root= (--root)"
                 )
         pairs.append((files[0], files[1] if columns == 2 else None))
     if not pairs:

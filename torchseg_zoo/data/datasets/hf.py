@@ -63,7 +63,7 @@ def hugging_face(
         raise ArgumentError(
             "the table does not tell how many classes there are",
             where=name,
-            fix="set num_classes, as --set num_classes=12",
+            fix="say how many, or name them in a file: num_classes= or classes= (--classes K|FILE)",
         )
     return TableDataset(table, labels, pictures, maps, name)
 
