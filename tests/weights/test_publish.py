@@ -14,6 +14,7 @@ import torch
 from foreign import TAG, State, entry_of, save
 from hub_server import HubServer
 from huggingface_hub import ModelCard
+from released import entry_of as native_entry
 
 import torchseg_zoo as tsz
 from torchseg_zoo.cli import main
@@ -26,6 +27,7 @@ from torchseg_zoo.errors import (
     IntegrityError,
     UnknownCheckpointError,
 )
+from torchseg_zoo.files import sha256_of
 from torchseg_zoo.models.publish import Published, publish
 from torchseg_zoo.weights import load, manifest
 from torchseg_zoo.weights.manifest import Checkpoint
@@ -62,20 +64,10 @@ def declare(
     model = tsz.bisenet_x39(num_classes=19)
     model.labels = generic
     tsz.save_model(model, tmp_path / "tiny.safetensors")
-    data = (tmp_path / "tiny.safetensors").read_bytes()
-    tiny = {
-        "model": "bisenet_x39",
-        "tag": "tiny",
-        "config": model.config.to_dict(),
-        "sources": [{"kind": "embedded", "location": "tiny.safetensors"}],
-        "sha256": hashlib.sha256(data).hexdigest(),
-        "size_bytes": len(data),
-        "layout": "native",
-        "preprocess": model.preprocess.to_dict(),
-        "labels": generic.name,
-        "licenses": {"weights": "MIT", "code": "MIT", "dataset": "drawn"},
-        "status": "scored",
-    }
+    licenses = {"weights": "MIT", "code": "MIT", "dataset": "drawn"}
+    tiny = native_entry(model, tmp_path / "tiny.safetensors") | {
+        "tag": "tiny", "licenses": licenses, "status": "scored",
+    }  # fmt: skip
 
     def write(url: str, **changes: Any) -> Path:
         entry = entry_of("torchseg/bisenet_x39", released[1], url)
@@ -108,6 +100,15 @@ def _forget() -> Any:
 
 def uploads(hub: HubServer) -> list[str]:
     return [path for method, path, _ in hub.log if method == "PUT"]
+
+
+def alter(path: Path, tag: str, **changes: Any) -> None:
+    """Changes fields of the manifest's entry."""
+    record = json.loads(path.read_text())
+    (found,) = (one for one in record["checkpoints"] if one["tag"] == tag)
+    found |= changes
+    path.write_text(manifest.dump(record))
+    manifest.load.cache_clear()
 
 
 def entry() -> Checkpoint:
@@ -222,12 +223,7 @@ def test_a_new_file_moves_the_manifest_and_an_old_commit_stays(
     tsz.save_model(model, tmp_path / "tiny.safetensors")
     with pytest.raises(IntegrityError, match="sha256 is"):
         run(TINY)
-    record = json.loads(path.read_text())
-    (tiny,) = (one for one in record["checkpoints"] if one["tag"] == "tiny")
-    data = (tmp_path / "tiny.safetensors").read_bytes()
-    tiny["sha256"] = hashlib.sha256(data).hexdigest()
-    path.write_text(manifest.dump(record))
-    manifest.load.cache_clear()
+    alter(path, "tiny", sha256=sha256_of(tmp_path / "tiny.safetensors"))
     (second,) = run(TINY)
     assert second.uploaded and second.location != first.location
     assert [one.location for one in manifest.find("bisenet_x39", "tiny").sources] == [
@@ -242,12 +238,8 @@ def test_a_corrected_preprocessing_is_published_anew(
 ) -> None:
     path = declare(url)
     (first,) = run(NAME, responsible="Example Lab")
-    record = json.loads(path.read_text())
-    (mine,) = (one for one in record["checkpoints"] if one["tag"] == TAG)
-    mine["preprocess"]["std"] = [1.0, 1.0, 1.0]
-    del mine["unverified"]
-    path.write_text(manifest.dump(record))
-    manifest.load.cache_clear()
+    preprocess = {**entry().preprocess.to_dict(), "std": [1.0, 1.0, 1.0]}
+    alter(path, TAG, preprocess=preprocess, unverified=[])
     (second,) = run(NAME, responsible="Example Lab")
     assert second.uploaded and second.sha256 != first.sha256
     found = entry()
@@ -274,12 +266,7 @@ def test_a_file_that_is_not_the_entrys_model_is_not_published(
             model.preprocess = tsz.Preprocess((0.0,) * 3, (1.0,) * 3)
             model.labels = LABEL_SETS[generic_labels(19).name]
         tsz.save_model(model, tmp_path / "tiny.safetensors")
-        record = json.loads(path.read_text())
-        (tiny,) = (one for one in record["checkpoints"] if one["tag"] == "tiny")
-        data = (tmp_path / "tiny.safetensors").read_bytes()
-        tiny["sha256"] = hashlib.sha256(data).hexdigest()
-        path.write_text(manifest.dump(record))
-        manifest.load.cache_clear()
+        alter(path, "tiny", sha256=sha256_of(tmp_path / "tiny.safetensors"))
         with pytest.raises(CheckpointFormatError, match=words):
             run(TINY)
     assert REPO not in hub.repositories
@@ -334,7 +321,7 @@ def test_the_command(
     command = ["weights", "publish", "bisenet_x39.*", "--to", REPO]
     assert main(command) == ArgumentError.exit_code
     err = capsys.readouterr().err
-    assert "torchseg-zoo: ArgumentError: --responsible: the licence" in err
+    assert "torchseg-zoo: ArgumentError: responsible: the licence" in err
     command += ["--responsible", "Example Lab"]
     assert main([*command, "--dry-run"]) == 0
     assert capsys.readouterr().out.count("to upload") == 2 and REPO not in hub.repositories

@@ -11,7 +11,7 @@ import dataclasses
 import hashlib
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -169,34 +169,34 @@ class StateFiles:
         raise _unusable(first, "; ".join(f"{path.name}: {why}" for path, why in damage.items()))
 
     def _require_same_run(self, record: Mapping[str, Any], path: Path) -> None:
-        saved, now = record["config"], self._config.to_dict()
+        # A state of an earlier version lacks settings that have come since.
         defaults = {entry.name: entry.default for entry in dataclasses.fields(TrainConfig)}
-        changed = [
-            f"{name} was {saved.get(name, defaults.get(name))!r}, is {now.get(name)!r}"
-            for name in sorted(set(saved) | set(now))
-            if name not in _HARMLESS
-            and saved.get(name, defaults.get(name)) != now.get(name, defaults.get(name))
-        ]
-        if changed:
+        saved, now = {**defaults, **record["config"]}, self._config.to_dict()
+        if changed := _changes(saved, now, harmless=_HARMLESS):
             raise ResumeError(
                 "this run was started with other settings",
                 where=printable(path),
                 why="; ".join(changed),
                 fix="use the same settings, or another folder with out= (--out)",
             )
-        before, after = _flat(record["data"]), _flat(self._data)
-        changed = [
-            f"{name} was {before.get(name)!r}, is {after.get(name)!r}"
-            for name in sorted(set(before) | set(after))
-            if before.get(name) != after.get(name)
-        ]
-        if changed:
+        if changed := _changes(_flat(record["data"]), _flat(self._data)):
             raise ResumeError(
                 "this run was started on other data",
                 where=printable(path),
                 why="; ".join(changed),
                 fix="give the same data, or another folder with out= (--out)",
             )
+
+
+def _changes(
+    before: Mapping[str, Any], now: Mapping[str, Any], *, harmless: Collection[str] = ()
+) -> list[str]:
+    """What differs between two records, in words."""
+    return [
+        f"{name} was {before.get(name)!r}, is {now.get(name)!r}"
+        for name in sorted({*before, *now} - {*harmless})
+        if before.get(name) != now.get(name)
+    ]
 
 
 def _tensors_of(parts: Parts) -> dict[str, Tensor]:

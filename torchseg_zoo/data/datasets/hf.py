@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -155,10 +155,8 @@ def _image_column(features: Mapping[str, Any], wanted: str | None, name: str) ->
         if wanted not in pictures:
             raise _no_column(f"no column {wanted!r} of pictures", features, name)
         return wanted
-    for guess in _IMAGE_NAMES:
-        for column in pictures:
-            if column.lower() == guess:
-                return column
+    if named := _called(pictures, _IMAGE_NAMES):
+        return named
     others = [column for column in pictures if column.lower() not in _LABEL_NAMES]
     if len(others) != 1:
         raise _no_column("cannot tell which column holds the pictures", features, name)
@@ -174,13 +172,16 @@ def _label_column(
         if wanted not in maps:
             raise _no_column(f"no column {wanted!r} of label maps", features, name)
         return wanted
-    for guess in _LABEL_NAMES:
-        for column in maps:
-            if column.lower() == guess:
-                return column
+    if named := _called(maps, _LABEL_NAMES):
+        return named
     if len(maps) > 1:
         raise _no_column("cannot tell which column holds the label maps", features, name)
     return maps[0] if maps else None
+
+
+def _called(columns: Sequence[str], names: Sequence[str]) -> str | None:
+    """The column that has the first of the names that any has."""
+    return next((one for name in names for one in columns if one.lower() == name), None)
 
 
 def _no_column(what: str, features: Mapping[str, Any], name: str) -> ArgumentError:
