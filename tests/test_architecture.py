@@ -16,7 +16,7 @@ PACKAGE = Path(torchseg_zoo.__file__).parent
 
 # Left to right, as data flows; a module may import from its own group and those left of it.
 ORDER = (
-    ("errors", "types", "files", "journal", "devices", "distributed", "_version"),
+    ("errors", "types", "closing", "files", "journal", "devices", "distributed", "_version"),
     ("data",),
     ("layers", "backbones", "metrics"),
     ("weights",),

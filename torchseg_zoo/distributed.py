@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from datetime import timedelta
-from types import TracebackType
 from typing import Any, Self
 
 import torch
 import torch.distributed
 
+from torchseg_zoo.closing import Closing
 from torchseg_zoo.errors import ArgumentError, EvaluationError
 
 __all__ = ["Ranks", "launched"]
@@ -24,7 +24,7 @@ def launched() -> bool:
     return os.environ.get("WORLD_SIZE", "1") not in ("", "1")
 
 
-class Ranks:
+class Ranks(Closing):
     """This process among the others of its launcher; use it as a context manager.
 
     Args:
@@ -83,12 +83,8 @@ class Ranks:
             ) from error
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Leaves the group of processes."""
         torch.distributed.destroy_process_group()
 
     @property

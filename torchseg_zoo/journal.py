@@ -8,16 +8,16 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
-from typing import Any, BinaryIO, Self
+from typing import Any, BinaryIO
 
+from torchseg_zoo.closing import Closing
 from torchseg_zoo.errors import DataError, ResumeError
 from torchseg_zoo.files import atomic_write, printable
 
 __all__ = ["Journal", "flat", "read_journal"]
 
 
-class Journal:
+class Journal(Closing):
     """A file whose first line describes the run, and each further one a thing done.
 
     Use it as a context manager. It is written anew with what is kept, whole or not at all, so that
@@ -45,15 +45,8 @@ class Journal:
         except OSError as error:
             raise _unusable(path, error) from error
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Ends the writing; what is written stays."""
         with suppress(OSError):
             self._file.close()
 

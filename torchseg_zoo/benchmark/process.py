@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import multiprocessing
 import signal
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
 from torchseg_zoo.benchmark.contenders import Assignment
 from torchseg_zoo.benchmark.worker import Loaded, Memory, Part, Warmed, serve
+from torchseg_zoo.closing import Closing
 from torchseg_zoo.errors import ExportError, ZooError
 from torchseg_zoo.files import printable
 
@@ -19,7 +19,7 @@ __all__ = ["ContenderProcess"]
 _PATIENCE_S = 5.0
 
 
-class ContenderProcess:
+class ContenderProcess(Closing):
     """A process that runs one artefact; use it as a context manager.
 
     A script that starts one needs the guard ``if __name__ == "__main__":``. Every method raises
@@ -36,17 +36,6 @@ class ContenderProcess:
         self._process = context.Process(target=serve, args=(theirs, assignment), daemon=True)
         self._process.start()
         theirs.close()  # so that the end of the process closes the pipe
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Ends the process, whatever it is doing."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
+from torchseg_zoo.closing import Closing
 from torchseg_zoo.data.datasets.files import FileDataset
 from torchseg_zoo.data.sample import Dataset
 from torchseg_zoo.errors import DataError
@@ -21,7 +21,7 @@ __all__ = ["EvaluationRecord", "clear_records"]
 _FORMAT = "torchseg_zoo counts, 1"
 
 
-class EvaluationRecord:
+class EvaluationRecord(Closing):
     """The record of one evaluation, or of one rank's part of it; use it as a context manager.
 
     The first line says what the counts depend on, each further one has those of a picture. A line
@@ -69,16 +69,9 @@ class EvaluationRecord:
             kept = own if file == path else kept
         self._journal = Journal(path, _FORMAT, run, kept)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._journal.__exit__(kind, error, trace)
+    def close(self) -> None:
+        """Ends the writing; what is written stays."""
+        self._journal.close()
 
     def add(self, outcome: Outcome) -> None:
         """Appends a picture; a skipped one as a note, for it will be tried again.

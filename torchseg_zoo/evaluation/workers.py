@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import torch
 
+from torchseg_zoo.closing import Closing
 from torchseg_zoo.data.datasets.files import FileDataset
 from torchseg_zoo.data.sample import Dataset
 from torchseg_zoo.devices import find_device
@@ -68,7 +68,7 @@ class _Worker:
     ahead: int = 0
 
 
-class Workers:
+class Workers(Closing):
     """Processes that share the pictures of evaluations; use it as a context manager.
 
     Pictures are handed out one by one, so no process idles while there are any. If one dies, it is
@@ -118,14 +118,6 @@ class Workers:
             self.close()
             raise
         return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Ends all processes, whatever they are doing."""

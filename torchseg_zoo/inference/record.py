@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
+from torchseg_zoo.closing import Closing
 from torchseg_zoo.errors import ZooError
 from torchseg_zoo.inference.jobs import Job, Labelled
 from torchseg_zoo.journal import Journal, read_journal
@@ -16,7 +16,7 @@ __all__ = ["BatchRecord"]
 _FORMAT = "torchseg_zoo predictions, 1"
 
 
-class BatchRecord:
+class BatchRecord(Closing):
     """The journal of one batch, or of one shard of it; use it as a context manager.
 
     A line per picture has its size and time of change, and its files or its error.
@@ -38,16 +38,9 @@ class BatchRecord:
         self._done = {image: line for image, line in latest.items() if "files" in line}
         self._journal = Journal(path, _FORMAT, run, list(self._done.values()))
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._journal.__exit__(kind, error, trace)
+    def close(self) -> None:
+        """Ends the writing; what is written stays."""
+        self._journal.close()
 
     def finished(self, job: Job) -> Labelled | None:
         """What was done for a job, if its picture is unchanged and all its files are there."""

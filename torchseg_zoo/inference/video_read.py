@@ -11,11 +11,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from torchseg_zoo.closing import Closing
 from torchseg_zoo.data.decode import MAX_PIXELS
 from torchseg_zoo.errors import DataError, MissingExtraError
 from torchseg_zoo.files import open_regular, printable
@@ -60,7 +60,7 @@ class _Trouble(NamedTuple):
     why: str | None
 
 
-class VideoReader:
+class VideoReader(Closing):
     """The first video stream of a file or camera; use it as a context manager.
 
     Args:
@@ -110,15 +110,8 @@ class VideoReader:
         others = {other.type for other in self._container.streams if other is not stream}
         self.left_out = tuple(sorted(others))
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Closes the file, or lets the camera go."""
         self._container.close()
         if self._file is not None:
             self._file.close()

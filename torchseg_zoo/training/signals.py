@@ -5,9 +5,10 @@ from __future__ import annotations
 import signal
 import threading
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any, Self
 
+from torchseg_zoo.closing import Closing
 from torchseg_zoo.errors import StoppedError
 from torchseg_zoo.files import printable
 
@@ -16,7 +17,7 @@ __all__ = ["StopSignals"]
 _NAMES = ("SIGTERM", "SIGUSR1")  # schedulers announce the end of a job by one or the other
 
 
-class StopSignals:
+class StopSignals(Closing):
     """Notes SIGTERM and SIGUSR1 instead of dying of them; use it as a context manager.
 
     Outside the main thread, where Python takes no signals, it notes nothing.
@@ -40,12 +41,8 @@ class StopSignals:
                     self._before[number] = signal.signal(number, self._note)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Puts the handlers back that were there before."""
         for number, handler in self._before.items():
             signal.signal(number, handler)
 

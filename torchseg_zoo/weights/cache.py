@@ -19,9 +19,9 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
+from torchseg_zoo.closing import Closing
 from torchseg_zoo.errors import CacheError
 from torchseg_zoo.files import printable
 from torchseg_zoo.weights.folder import CACHE_VARIABLE, Folder, cache_error, other_folder
@@ -81,7 +81,7 @@ class _Stamp:
         return cls(status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
-class Cache:
+class Cache(Closing):
     """The cache under one directory; use it in a ``with`` block.
 
     Args:
@@ -93,15 +93,8 @@ class Cache:
         self.damaged: set[str] = set()  # digests whose file turned out to hold something else
         self._folders: dict[str, Folder] = {}
 
-    def __enter__(self) -> Cache:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Lets go of the folders."""
         for folder in self._folders.values():
             folder.close()
         self._folders.clear()

@@ -18,9 +18,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from email.message import Message
-from types import TracebackType
 
 from torchseg_zoo._version import __version__
+from torchseg_zoo.closing import Closing
 from torchseg_zoo.errors import DownloadError
 from torchseg_zoo.weights import proxies
 from torchseg_zoo.weights.addresses import Address, Origin, configured_origins, connect, redacted
@@ -89,7 +89,7 @@ class TooSlow(OSError):
     """Bytes came, but fewer than the minimum rate asks for."""
 
 
-class _Watchdog:
+class _Watchdog(Closing):
     """Shuts a socket down unless it is called off in time; it bounds what is read line by line."""
 
     def __init__(self, stream: socket.socket, seconds: float) -> None:
@@ -108,16 +108,12 @@ class _Watchdog:
         self._timer.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Calls it off."""
         self._timer.cancel()
 
 
-class Reply:
+class Reply(Closing):
     """The answer to a GET; use it in a ``with`` block."""
 
     def __init__(
@@ -137,15 +133,8 @@ class Reply:
         self._response, self._connection, self._stream = response, connection, stream
         self._policy, self._clock = policy, clock
 
-    def __enter__(self) -> Reply:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Ends the connection."""
         self._response.close()
         self._connection.close()
         self._stream.close()
