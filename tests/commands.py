@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+import torch
 
+import torchseg_zoo as tsz
 from torchseg_zoo.cli import main
 from torchseg_zoo.errors import ZooError
 
@@ -20,6 +23,14 @@ class Done(NamedTuple):
 
 
 Call = Callable[..., Done]
+
+
+def model_file(folder: Path, num_classes: int = 3) -> Path:
+    """A small model of random weights, always the same ones, as a file for ``-c``."""
+    torch.manual_seed(0)
+    path = folder / "model.safetensors"
+    tsz.save_model(tsz.bisenet_x39(num_classes=num_classes), path)
+    return path
 
 
 def run_command(capsys: pytest.CaptureFixture[str], *arguments: object) -> Done:

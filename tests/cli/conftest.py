@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import Call, Done, run_command
+from commands import Call, Done, model_file, run_command
 from fetch_fixtures import _reading, cache, clean_environment, limits, quick, server
 from foreign import save
 from guard_processes import Quick
@@ -30,6 +30,12 @@ def call(
         return run_command(capsys, *arguments)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of three classes; tests only read it."""
+    return model_file(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture

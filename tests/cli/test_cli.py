@@ -23,14 +23,6 @@ from torchseg_zoo.errors import ZooError
 VERBS = ("list", "prepare", "predict", "evaluate", "calibrate", "train")
 
 
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("model") / "model.safetensors"
-    tsz.save_model(tsz.bisenet_x39(num_classes=3), path)
-    return path
-
-
 def assert_one_line(done: Done, error: type[ZooError], *words: str) -> None:
     assert done.code == error.exit_code
     assert done.out == ""

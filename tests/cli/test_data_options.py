@@ -21,14 +21,6 @@ from torchseg_zoo.training.recipes import recipe
 RAW = (7, 8, 11)  # what the label files hold for classes 0, 1 and 2
 
 
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("model") / "model.safetensors"
-    tsz.save_model(tsz.bisenet_x39(num_classes=3), path)
-    return path
-
-
 @pytest.fixture
 def data(tmp_path: Path, checkpoint: Path) -> Path:
     """Two pictures in each split whose label values are not class indices; nothing says so.

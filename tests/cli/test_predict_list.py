@@ -6,10 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
+from commands import model_file
 from trees import camvid_tree, write_picture
 
-import torchseg_zoo as tsz
 from torchseg_zoo.cli import main
 from torchseg_zoo.data.prepare import prepare
 from torchseg_zoo.errors import DataError
@@ -17,10 +16,7 @@ from torchseg_zoo.errors import DataError
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("model") / "model.safetensors"
-    tsz.save_model(tsz.bisenet_x39(num_classes=11), path)
-    return str(path)
+    return str(model_file(tmp_path_factory.mktemp("model"), num_classes=11))
 
 
 @pytest.mark.parametrize("split", ["test", "val"])

@@ -15,7 +15,7 @@ import av
 import numpy as np
 import pytest
 import torch
-from commands import run_command
+from commands import model_file, run_command
 from PIL import Image
 from videos import read_frames, stream_of, write_video
 
@@ -34,10 +34,7 @@ def predictor() -> tsz.Predictor:
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("model") / "model.safetensors"
-    tsz.save_model(tsz.bisenet_x39(num_classes=3), path)
-    return path
+    return model_file(tmp_path_factory.mktemp("model"))
 
 
 def rgb(frame: av.VideoFrame) -> np.ndarray:
