@@ -19,6 +19,7 @@ _FENCE = re.compile(
 )
 _FOLDER = re.compile(r"<!-- folder: (.*?) -->")
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
+_INK = re.compile(r"[^\n]")
 _HEADING = re.compile(r"^#{1,6} +(.+)$", re.MULTILINE)
 
 
@@ -37,6 +38,7 @@ class Block:
     Args:
         page: path from the root.
         line: of its first line, from 1.
+        section: the heading above it, as links name it.
         language: ``python``, ``console``, ``sh`` (also where nothing is said), or what is no code.
         text: as it stands.
         not_run: why it cannot be run; ``None`` if it is to be run.
@@ -44,6 +46,7 @@ class Block:
 
     page: str
     line: int
+    section: str
     language: str
     text: str
     not_run: str | None
@@ -81,13 +84,17 @@ def text_of(page: str) -> str:
 def blocks_of(page: str) -> list[Block]:
     """A page's fenced blocks, from the top."""
     text = text_of(page)
+    blank = _FENCE.sub(lambda fence: _INK.sub(" ", fence[0]), text)  # comments are no headings
+    headings = [(match.start(), _slug(match[1])) for match in _HEADING.finditer(blank)]
     found = []
     for match in _FENCE.finditer(text):
+        above = [slug for start, slug in headings if start < match.start()]
         reason = match["reason"]
         found.append(
             Block(
                 page,
                 text.count("\n", 0, match.start("text")) + 1,
+                above[-1] if above else "",
                 match["language"] or "sh",
                 match["text"],
                 None if reason is None else reason.lstrip(":").strip(),

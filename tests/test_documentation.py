@@ -9,7 +9,6 @@ from __future__ import annotations
 import ast
 import configparser
 import contextlib
-import dataclasses
 import fnmatch
 import importlib
 import importlib.util
@@ -22,10 +21,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hub_server import HubServer
-from huggingface_hub import constants
-from page_folders import prepare
-from page_shell import Shell
+from hub_server import hub_of_client
+from page_folders import prepare, shorter
+from page_shell import Shell, in_this_process
 from pages import (
     PAGES,
     ROOT,
@@ -49,26 +47,13 @@ SOAK = {
     "docs/evaluate.md",
     "docs/from_others.md",
     "docs/from_torchseg.md",
-    "docs/journeys/cluster.md",
-    "docs/journeys/compare.md",
-    "docs/journeys/convert.md",
-    "docs/journeys/export.md",
-    "docs/journeys/masks.md",
-    "docs/journeys/publish.md",
-    "docs/journeys/reproduce.md",
-    "docs/journeys/train.md",
     "docs/runtimes/onnxruntime.md",
     "docs/runtimes/openvino.md",
     "docs/runtimes/torch-export.md",
 }
-ELSEWHERE = {"docs/finetune.md": "tests/test_finetune.py"}
-SHORTER = {
-    "--epochs 60": "--epochs 1 --set crop=64,64",
-    "--epochs 200": "--epochs 1 --set crop=64,64 --set early_crop=None --batch-size 4"
-    " --workers 0 --set cache=False",
-    "256x256": "128x128",
-    "(256, 256)": "(128, 128)",
-    "(171, 171)": "(86, 86)",
+ELSEWHERE = {
+    "docs/finetune.md": "tests/test_finetune.py",
+    **{page: "tests/journeys/test_journeys.py" for page in PAGES if "/journeys/" in page},
 }
 CODE = ("python", "sh", "console")
 WITH_BLOCKS = [page for page in PAGES if any(block.language in CODE for block in blocks_of(page))]
@@ -90,12 +75,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 @contextlib.contextmanager
 def hub_on_loopback(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.delenv("HF_HUB_OFFLINE")
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(folder.parent / "hub"))
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_PROGRESS_BARS", True)
-    with HubServer() as running, warnings.catch_warnings():
+    hub = hub_of_client(monkeypatch, folder.parent / "hub")
+    with hub, warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Use 'content=", DeprecationWarning)  # the client's own
-        monkeypatch.setenv("HF_ENDPOINT", running.url)
         monkeypatch.setenv("HF_TOKEN", "hf_of_nobody")
         yield
 
@@ -117,11 +99,11 @@ def test_the_blocks_of_a_page_do_what_it_says(
     with contextlib.ExitStack() as stack:
         if "hub" in things:
             stack.enter_context(hub_on_loopback(folder, monkeypatch))
-        shell = Shell(capsys)
+        shell = Shell(in_this_process(capsys))
         for block in blocks_of(page):
             if block.not_run is not None or block.language not in CODE:
                 continue
-            block = dataclasses.replace(block, text=shorter(block.text))
+            block = shorter(block)
             if block.language == "python":
                 # Empty lines first, so that a traceback names the page's own lines.
                 exec(compile("\n" * (block.line - 1) + block.text, page, "exec"), names)
@@ -129,12 +111,6 @@ def test_the_blocks_of_a_page_do_what_it_says(
                 for command in block.commands():
                     shell.run(block, command)
         shell.require_success()
-
-
-def shorter(text: str) -> str:
-    for long, short in SHORTER.items():
-        text = text.replace(long, short)
-    return text
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -257,7 +233,7 @@ def test_the_errors_are_those_of_the_package() -> None:
     rows = re.findall(
         r"^\| `(\w+)` \| (\d+) \| (.+?) \| (.+?) \|$", text_of("docs/errors.md"), re.M
     )
-    kinds = [getattr(errors, name) for name in errors.__all__ if name != "described"]
+    kinds = [kind for name in errors.__all__ if isinstance(kind := getattr(errors, name), type)]
     wanted = {
         kind.__name__: (str(kind.exit_code), (kind.__doc__ or "").partition("\n")[0])
         for kind in kinds
