@@ -13,7 +13,13 @@ from typing import BinaryIO
 import pytest
 
 from torchseg_zoo.errors import ArgumentError, CacheError, DataError
-from torchseg_zoo.files import atomic_write, atomic_write_all, open_regular, printable
+from torchseg_zoo.files import (
+    atomic_write,
+    atomic_write_all,
+    open_regular,
+    printable,
+    require_writable,
+)
 
 
 def _names(folder: Path) -> list[str]:
@@ -209,3 +215,18 @@ def test_printable_keeps_text_and_escapes_the_rest() -> None:
     assert printable(Path("bü.png")) == "bü.png"
     assert printable(os.fsdecode(b"a\xff.png")) == "a\\udcff.png"
     assert printable(b"a\xff.png") == "a\\udcff.png"
+
+
+def test_a_file_that_cannot_be_written_is_refused_beforehand(tmp_path: Path) -> None:
+    target = tmp_path / "a.txt"
+    require_writable(target)
+    assert list(tmp_path.iterdir()) == []
+    target.write_text("old")
+    require_writable(target)
+    assert target.read_text() == "old" and list(tmp_path.iterdir()) == [target]
+    for path in (target / "b.txt", tmp_path / "none" / "b.txt", tmp_path, Path("/dev/full")):
+        with pytest.raises(DataError) as before:
+            require_writable(path)
+        with pytest.raises(DataError) as then:
+            atomic_write(path, lambda stream: stream.write(b"new"))
+        assert str(before.value) == str(then.value)

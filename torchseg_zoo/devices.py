@@ -20,9 +20,11 @@ def find_device(name: str) -> torch.device:
     try:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0].partition(". ")[0]
+        unknown = reason.startswith("Expected one of")  # a list of devices that nobody has
         raise ArgumentError(
             f"{name!r} cannot be used here",
             where="device",
-            why=str(error).splitlines()[0],
-            fix="use cpu or auto",
+            why="there is no such kind of device" if unknown else reason,
+            fix="use cpu, cuda, cuda:1 or auto" if unknown else "use cpu or auto",
         ) from error

@@ -21,6 +21,7 @@ __all__ = [
     "make_folder",
     "open_regular",
     "printable",
+    "require_writable",
     "sha256_of",
 ]
 
@@ -151,13 +152,35 @@ def atomic_write(
     except ZooError:
         raise
     except OSError as cause:
-        raise error(
-            "cannot be written",
-            where=where,
-            why=cause.strerror or str(cause),
-            fix=_WRITE_FIXES.get(cause.errno or 0, "check the path and the disk"),
-        ) from cause
+        raise _not_written(where, cause, error) from cause
     _sync_folder(target.parent)
+
+
+def require_writable(path: str | os.PathLike[str]) -> None:
+    """Refuses a file that ``atomic_write`` could not write, before long work is done for it.
+
+    Raises:
+        DataError: if so.
+    """
+    where = _checked(path, DataError)
+    target = Path(path)
+    probe = target.parent / f".tmp-{secrets.token_hex(8)}"
+    try:
+        with suppress(FileNotFoundError):
+            _refuse_irregular(target.stat().st_mode, where, DataError)
+        os.close(os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _BINARY, 0o666))
+        probe.unlink()
+    except OSError as cause:
+        raise _not_written(where, cause, DataError) from cause
+
+
+def _not_written(where: str, cause: OSError, error: Callable[..., ZooError]) -> ZooError:
+    return error(
+        "cannot be written",
+        where=where,
+        why=cause.strerror or str(cause),
+        fix=_WRITE_FIXES.get(cause.errno or 0, "check the path and the disk"),
+    )
 
 
 def atomic_write_all(
@@ -232,7 +255,7 @@ def make_folder(path: Path) -> Path:
         raise DataError(
             "cannot create the folder",
             where=printable(path),
-            why=error.strerror,
+            why="a file has this name" if isinstance(error, FileExistsError) else error.strerror,
             fix=_WRITE_FIXES.get(error.errno or 0, "choose another folder"),
         ) from error
     if not os.access(path, os.W_OK | os.X_OK):

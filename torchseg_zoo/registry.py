@@ -105,7 +105,9 @@ def known_model(name: str) -> None:
         near = difflib.get_close_matches(name, names, n=3)
         raise UnknownModelError(
             f"no model {name!r}",
-            fix=f"did you mean {' or '.join(near)}?" if near else "list_models() names them all",
+            fix=f"did you mean {' or '.join(near)}?"
+            if near
+            else "list_models() names them all, as `torchseg-zoo list` does",
         )
 
 

@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from commands import Call
+from commands import Call, assert_failed
 from pictures import photo
 from PIL import Image
 
 import torchseg_zoo as tsz
 from torchseg_zoo.data.labels import generic_labels
-from torchseg_zoo.errors import ArgumentError, DataError
+from torchseg_zoo.errors import ArgumentError, CheckpointFormatError, DataError
 from torchseg_zoo.training.recipes import recipe
 
 RAW = (7, 8, 11)  # what the label files hold for classes 0, 1 and 2
@@ -149,3 +149,25 @@ def test_a_recipe_takes_its_network_from_the_file() -> None:
     assert started.lr == plain.lr and started.crop == plain.crop
     with pytest.raises(ArgumentError, match="checkpoint and backbone exclude each other"):
         recipe("deeplabv3_r101.voc", checkpoint="mine.safetensors", backbone="resnet18")
+
+
+def test_a_file_of_no_known_project_is_named(call: Call, data: Path, tmp_path: Path) -> None:
+    torch.save({"a": torch.zeros(3)}, tmp_path / "other.pth")
+    done = call("predict", data / "val" / "images" / "0.png", "-c", "other.pth")
+    assert_failed(done, CheckpointFormatError, "other.pth: no known layout has these names (a)")
+
+
+def test_a_result_that_cannot_be_written_is_refused_before_the_work(
+    call: Call, data: Path, checkpoint: Path
+) -> None:
+    (data / "file").write_text("")
+    bad = data / "file" / "result"
+    for words in (
+        ("evaluate", "-c", checkpoint, "--data", "drawn", "--save-json", bad),
+        ("calibrate", "-c", checkpoint, "--data", "drawn", "-o", bad),
+        ("check-data", "--data", "drawn", "--save-json", bad),
+        ("benchmark", checkpoint, "--save-json", bad),
+    ):
+        done = call(*words)
+        assert_failed(done, DataError, f"{bad}: cannot be written", "part of the path is a file")
+        assert "evaluate:" not in done.err, "pictures were scored before"

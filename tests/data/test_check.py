@@ -205,7 +205,15 @@ def test_all_faults_at_once_by_processes_and_the_command(
     kinds = {one.kind for one in report.findings}
     assert kinds == {kind for _, kind, _, _ in FAULTS.values()}
 
-    arguments = ["check-data", "--data", str(root), "--workers", "2", "--out", str(tmp_path / "out")]
+    arguments = [
+        "check-data",
+        "--data",
+        str(root),
+        "--workers",
+        "2",
+        "--out",
+        str(tmp_path / "out"),
+    ]
     assert main([*arguments, "--save-json", str(tmp_path / "report.json")]) == 18
     shown = capsys.readouterr().out
     for finding in report.findings:

@@ -83,7 +83,9 @@ def test_paths_start_from_the_list_or_from_root(
     elsewhere = tmp_path_factory.mktemp("elsewhere")
     path = listed(elsewhere, "images/1.png\tlabels/1.png\n")
     assert_samples(list_file(path, LABELS, root=root), [1])
-    with pytest.raises(DataError, match=r"line 1: no file .*; correct the line, or give root= \(--root\)"):
+    with pytest.raises(
+        DataError, match=r"line 1: no file .*; correct the line, or give root= \(--root\)"
+    ):
         list_file(path, LABELS)
     absolute = listed(elsewhere, f"{root}/images/1.png\t{root}/labels/1.png\n")
     assert_samples(list_file(absolute, LABELS), [1])

@@ -140,7 +140,9 @@ def test_a_root_that_is_off_names_the_right_one(tmp_path: Path, given: str, leve
 def test_roots_that_are_nothing_of_the_kind(tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     (tmp_path / "file").write_text("\0")
-    with pytest.raises(DataError, match=r"no such folder; Cityscapes needs a folder with leftImg8"):
+    with pytest.raises(
+        DataError, match=r"no such folder; give the folder of Cityscapes, with leftImg8"
+    ):
         opened(f"cityscapes:{tmp_path}/nowhere")
     with pytest.raises(DataError, match=r"is no leftImg8bit, gtFine; give the folder that holds"):
         opened(f"cityscapes:{tmp_path}/other")

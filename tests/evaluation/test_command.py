@@ -121,7 +121,7 @@ def test_options_name_every_mode(
         (("-d", "cpu,cpu", "--processes", "3"), ("ArgumentError", "--processes", "3 processes")),
         (("--processes", "0"), ("ArgumentError", "--processes")),
         (("--resume",), ("ArgumentError", "--resume", "-o DIR")),
-        (("-e", "last"), ("ArgumentError", "--epochs", "-c FOLDER")),
+        (("-e", "last"), ("ArgumentError", "--epochs", "-c DIR")),
         (("--verify", "--flip"), ("ArgumentError", "--verify", "written down")),
         (("-p", "data/valannot"), ("ArgumentError", "valannot/0.png", "would replace")),
         (("-s", "data/val"), ("ArgumentError", "val/0.png", "would replace")),

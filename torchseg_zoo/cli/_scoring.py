@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from torchseg_zoo.models.base import SegmentationModel
     from torchseg_zoo.training.snapshots import Snapshot
 
-__all__ = ["prints", "processes", "run", "write_json"]
+__all__ = ["prints", "processes", "require_json", "run", "write_json"]
 
 _BOUNDARY_SHARE = 0.02  # of the picture's diagonal, as in the paper
 _SOME_SKIPPED = 3
@@ -38,6 +38,8 @@ def run(options: argparse.Namespace) -> int:
         0, or 3 if pictures were skipped.
     """
     with processes(options) as workers:
+        if prints(workers):
+            require_json(options.save_json)
         models = _models(options)
         found = [
             (name, _score(options, workers, name if len(models) > 1 else "", open_one, file))
@@ -104,7 +106,7 @@ def _models(
 
     if not options.checkpoint and not Path(options.epochs).is_file():
         raise ArgumentError(
-            "snapshots of which run?", where="--epochs", fix="add -c FOLDER, or give a file"
+            "snapshots of which run?", where="--epochs", fix="add -c DIR, or give a file"
         )
     return [
         (one.name, str(one.path), partial(_opened, one, options.device))
@@ -246,6 +248,18 @@ def _lasting(place: str) -> str:
     if colon and path and Path(path).exists():
         return f"{name}:{Path(path).absolute()}"
     return place
+
+
+def require_json(path: str | None) -> None:
+    """Checks that ``write_json`` will be able to write, before long work is done for it.
+
+    Raises:
+        DataError: if it will not.
+    """
+    from torchseg_zoo.files import require_writable
+
+    if path:
+        require_writable(path)
 
 
 def write_json(path: str | None, record: dict[str, Any]) -> None:

@@ -81,8 +81,9 @@ def _run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
         parser.error("--pictures and --split go with --data")
 
     from torchseg_zoo.benchmark.run import DEFAULT_SIZE, benchmark
-    from torchseg_zoo.cli._scoring import write_json
+    from torchseg_zoo.cli._scoring import require_json, write_json
 
+    require_json(options.save_json)
     subjects = [_subject(name) for name in dict.fromkeys(options.models)]
     labels = next((one.model.labels for one in subjects if one.trained), None)
     result = benchmark(

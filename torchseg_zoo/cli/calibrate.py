@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from torchseg_zoo.cli._data_options import add_data, open_data
 from torchseg_zoo.cli._options import add_model, open_model
-from torchseg_zoo.files import printable
+from torchseg_zoo.files import printable, require_writable
 
 if TYPE_CHECKING:
     from torchseg_zoo.evaluation.calibration import Calibration
@@ -35,6 +35,8 @@ def _run(options: argparse.Namespace) -> int:
     from torchseg_zoo.evaluation.calibration import calibrate
     from torchseg_zoo.models.checkpoint import save_model
 
+    if options.out:
+        require_writable(options.out)
     model = open_model(options)
     print(_table(calibrate(model, open_data(options, model.labels))))
     if options.out:

@@ -50,9 +50,11 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
 def _run(options: argparse.Namespace) -> int:
     import json
 
+    from torchseg_zoo.cli._scoring import require_json
     from torchseg_zoo.data.check import check_data
     from torchseg_zoo.files import atomic_write
 
+    require_json(options.save_json)
     show = _bar if sys.stderr.isatty() else None
     report = check_data(_splits(options), workers=options.workers, watch=show)
     print(report.text(), end="")

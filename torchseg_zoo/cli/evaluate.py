@@ -156,9 +156,10 @@ def _one_device(options: argparse.Namespace, what: str) -> str:
 def _replay(options: argparse.Namespace) -> int:
     import torch
 
-    from torchseg_zoo.cli._scoring import write_json
+    from torchseg_zoo.cli._scoring import require_json, write_json
     from torchseg_zoo.evaluation.replay import TOLERANCE_POINTS, replay
 
+    require_json(options.save_json)
     again = replay(
         options.replay,
         checkpoint=options.checkpoint,
@@ -214,12 +215,14 @@ def _scores_otherwise(options: argparse.Namespace) -> bool:
 
 
 def _verify(options: argparse.Namespace) -> int:
-    from torchseg_zoo.cli._scoring import prints, processes, write_json
+    from torchseg_zoo.cli._scoring import prints, processes, require_json, write_json
     from torchseg_zoo.evaluation.verify import TOLERANCE_POINTS, verify
     from torchseg_zoo.weights import manifest
 
     name, _, tag = options.model.partition(".")
     with processes(options) as workers:
+        if prints(workers):
+            require_json(options.save_json)
         model = open_model(options)
         verification = verify(
             model,

@@ -15,7 +15,7 @@ from torchseg_zoo.cli._data_options import (
     open_data,
 )
 from torchseg_zoo.cli._options import add_model, open_model, parse_size, show_building
-from torchseg_zoo.files import printable
+from torchseg_zoo.files import printable, require_writable
 
 if TYPE_CHECKING:
     from torchseg_zoo.data.sample import Dataset
@@ -162,6 +162,7 @@ def _run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     model = open_model(options)
     name = model.config.model if options.checkpoint else options.model
     path = Path(options.out or f"{name}{_SUFFIXES[options.format]}")
+    require_writable(path)
     dataset = open_data(options, model.labels) if options.data else None
     calibration = _calibration(options, model)
     if options.format == "tensorrt":

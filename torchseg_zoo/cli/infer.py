@@ -15,7 +15,7 @@ from torchseg_zoo.cli._options import (
     parse_size,
     show_building,
 )
-from torchseg_zoo.files import printable
+from torchseg_zoo.files import printable, require_writable
 
 if TYPE_CHECKING:
     from torchseg_zoo.inference.jobs import Job
@@ -139,6 +139,8 @@ def _open(options: argparse.Namespace) -> Runner:
     from torchseg_zoo.runtime.engine_session import tensorrt_module
 
     tensorrt_module()  # before a model is loaded for nothing
+    if options.save_engine:
+        require_writable(options.save_engine)
 
     from torchseg_zoo.export.tensorrt import compile
 

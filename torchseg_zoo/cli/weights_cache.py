@@ -72,7 +72,9 @@ def _prune(options: argparse.Namespace) -> int:
     from torchseg_zoo.weights.prune import prune
 
     if options.unused is not None and not options.unused >= 0:
-        raise ArgumentError(f"{options.unused} is no number of days", where="--unused")
+        raise ArgumentError(
+            f"{options.unused} is no number of days", where="--unused", fix="give 0 or more"
+        )
     count = size_bytes = 0
     verb = "would remove" if options.dry_run else "removed"
     for file in prune(

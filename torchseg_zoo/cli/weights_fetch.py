@@ -106,7 +106,9 @@ def _meant(file: Path, sha256: str, name: str | None) -> Checkpoint:
         if len(entries) != 1:
             raise ArgumentError(f"{name} is not one checkpoint", where="--as", fix="add its tag")
         if is_embedded(entries[0]):
-            raise ArgumentError(f"{name} comes with the package", where="--as")
+            raise ArgumentError(
+                f"{name} comes with the package", where="--as", fix="there is nothing to import"
+            )
         return entries[0]
     entries = recognised(file.name, sha256)
     if len(entries) == 1:

@@ -176,7 +176,10 @@ def checked_train_ids(stored: np.ndarray, labels: LabelSet, *, where: object) ->
         _require_label(stored)
         if not ((stored < known.stop) | (stored == 255)).all():  # all of them start at 0
             words = f"{known.start}–{known.stop - 1}"
-            fix = f"give the label files of {labels.name} as they are released"
+            fix = (
+                f"give the label files of {labels.name} as they are released, or say what these "
+                "values mean: classes= (--classes FILE)"
+            )
             counts = _histogram(stored) * ~allowed_values(labels)
             _refuse_stray(stored, counts, words + " or 255", fix, printable(where))
     return to_train_ids(stored, labels)

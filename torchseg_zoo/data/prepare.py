@@ -152,7 +152,7 @@ def _folder(root: Path, *, val_percent: float, **_: Any) -> dict[str, Pairs]:
             splits["test"] = _pictures(root / images.format("test"))
         return splits
     shape = "images and labels, or train/images and train/labels beside val/..."
-    base = require_root(root, "data", ("images", "labels"), shape)
+    base = require_root(root, "labelled pictures", ("images", "labels"), shape)
     return _divided(
         _matched(base / "images", base / "labels", "pictures and label maps"), val_percent
     )

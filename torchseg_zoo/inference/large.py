@@ -123,8 +123,9 @@ def predict_large(
         job = _Job(model, reader, sliding, window_size(reader.size, sliding, rule), blend, batch)
         bound = job.bound()
         watch(
-            f"{reader.size[0]}×{reader.size[1]} pixels in {job.count} windows of "
-            f"{job.window[0]}×{job.window[1]}: at most {bound / 2**20:.0f} MiB of memory"
+            f"{reader.size[0]}×{reader.size[1]} pixels in {job.count} "
+            f"window{'s' if job.count > 1 else ''} of {job.window[0]}×{job.window[1]}: "
+            f"at most {bound / 2**20:.0f} MiB of memory"
         )
         if memory_limit_bytes is not None and bound > memory_limit_bytes:
             raise ArgumentError(

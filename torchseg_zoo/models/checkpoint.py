@@ -72,7 +72,13 @@ def load_model(
             return model_from_meta(read_meta(file), tensors, where=where)
     else:
         tensors = read_foreign(file)
-    return model_from_state_dict(tensors, layout=layout, config=config)
+    try:
+        return model_from_state_dict(tensors, layout=layout, config=config)
+    except CheckpointFormatError as error:
+        as_what = f"{where}, as {error.where}" if error.where else where
+        raise CheckpointFormatError(
+            error.what, where=as_what, why=error.why, fix=error.fix
+        ) from error
 
 
 def model_from_meta(

@@ -367,7 +367,7 @@ def find(model: str, tag: str) -> Checkpoint:
         fix = "no checkpoint of this model is released; build it with pretrained=None and train it"
     else:
         fix = (f"did you mean {near[0]!r}? " if near else "") + f"available: {_listing(entries)}"
-    raise UnknownCheckpointError(f"{model} has no {tag!r}", where="pretrained", why=why, fix=fix)
+    raise UnknownCheckpointError(f"{model} has no checkpoint {tag!r}", why=why, fix=fix)
 
 
 def _listing(entries: list[Checkpoint]) -> str:

@@ -51,7 +51,7 @@ def require_root(root: str | os.PathLike[str], name: str, marks: Sequence[str], 
     root = Path(root)
     if not root.is_dir():
         what = "is a file, not a folder" if root.exists() else "no such folder"
-        raise DataError(what, where=printable(root), fix=f"{name} needs a folder with {put}")
+        raise DataError(what, where=printable(root), fix=f"give the folder of {name}, with {put}")
     if fits(root, marks):
         return root
     found = right_root(root, marks)

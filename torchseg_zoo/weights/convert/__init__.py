@@ -60,7 +60,7 @@ def convert(state_dict: Mapping[str, object], *, layout: str | None = None) -> C
             raise CheckpointFormatError(
                 "no known layout has these names",
                 why=", ".join(list(tensors)[:5]) or "it is empty",
-                fix=f"pass layout=, one of {', '.join(LAYOUTS)}",
+                fix=f"known are {', '.join(LAYOUTS)}; load_model(layout=) says which one it is",
             )
     if layout not in LAYOUTS:
         raise ArgumentError(f"no layout {layout!r}", fix=f"choose from {', '.join(LAYOUTS)}")
