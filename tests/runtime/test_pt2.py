@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import itertools
 import json
 import math
 import resource
@@ -31,7 +32,7 @@ from torchseg_zoo.errors import (
     MissingExtraError,
 )
 from torchseg_zoo.export.parity import compare
-from torchseg_zoo.export.pt2 import export_aoti, export_program
+from torchseg_zoo.export.pt2 import _POOLS_OF_ANY_SIZE, export_aoti, export_program
 from torchseg_zoo.models.base import ModelConfig, SegmentationModel
 from torchseg_zoo.models.config import InputRule
 from torchseg_zoo.runtime.artefact import METADATA_KEY
@@ -355,6 +356,42 @@ def test_models_that_pad(tmp_path: Path) -> None:
     runner = runtime.load(export_program(model, tmp_path / "m.pt2"), device="cpu")
     parity = compare(model, runner, sizes=[(33, 65), (64, 96), (96, 100)])
     assert all(entry.equal_clear == 1 for entry in parity.sizes)
+
+
+class Pools(nn.Module):
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        functional = nn.functional
+        return (
+            functional.avg_pool2d(x, 2, 2, ceil_mode=True, count_include_pad=False),
+            functional.max_pool2d(x, 3, 2, 1, ceil_mode=True),
+            functional.max_pool2d(x, 3, 2, 1),
+            functional.avg_pool2d(x, 3, 1, 1),
+        )
+
+
+def test_pools_that_round_up_are_written_out() -> None:
+    """Inductor would compile them for sizes like the traced one only."""
+    sides = {2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
+    program = torch.export.export(Pools(), (torch.zeros(1, 3, 16, 24),), dynamic_shapes=(sides,))
+    program = program.run_decompositions(_POOLS_OF_ANY_SIZE)
+    for node in program.graph.nodes:
+        assert not any(arg is True for arg in node.args), node  # ceil_mode
+    for height, width in itertools.product(range(5, 11), range(12, 15)):
+        x = torch.randn(1, 3, height, width)
+        for found, expected in zip(program.module()(x), Pools()(x), strict=True):
+            torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.soak
+def test_every_family_compiled(tmp_path: Path) -> None:
+    """At sizes of every remainder by 8; the size that is traced is a multiple of 32."""
+    sizes = [(89 + remainder, 128 - remainder) for remainder in range(8)]
+    for name in ("bisenet_r18", "fcn_r50", "ocnet_base_r101", "deeplabv3plus_r50"):
+        model = tsz.create_model(name, num_classes=7, backbone="resnet10t").eval()
+        runner = runtime.load(export_aoti(model, tmp_path / "m.pt2", device="cpu"))
+        parity = compare(model, runner, sizes=sizes)
+        assert parity.holds, name
+        assert all(entry.equal_clear == 1 for entry in parity.sizes), name
 
 
 @pytest.mark.soak

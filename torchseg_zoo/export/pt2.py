@@ -15,12 +15,13 @@ import math
 import operator
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from torch.export import ExportedProgram
 
 from torchseg_zoo.devices import find_device
@@ -132,7 +133,7 @@ def export_aoti(
     buffer = io.BytesIO()
     with _exporting(model):
         torch._inductor.aoti_compile_and_package(
-            _traced(tracing, str(target)),
+            _traced(tracing, str(target)).run_decompositions(_POOLS_OF_ANY_SIZE),
             package_path=buffer,
             inductor_configs={
                 "aot_inductor.metadata": _metadata(about, tied),
@@ -190,6 +191,52 @@ def _divide_integers(graph: torch.fx.Graph) -> None:
         graph.erase_node(node)
         if not quotient.users:
             graph.erase_node(quotient)
+
+
+def _average_pool(
+    x: torch.Tensor,
+    kernel: list[int],
+    stride: list[int],
+    padding: Sequence[int] = (0, 0),
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor: int | None = None,
+) -> torch.Tensor:
+    """``avg_pool2d`` whose windows of 2×2 at an odd border repeat it, which is the same mean."""
+    halves = kernel == stride == [2, 2] and list(padding) == [0, 0] and divisor is None
+    if not (ceil_mode and halves):
+        return NotImplemented  # type: ignore[no-any-return]
+    x = F.pad(x, (0, x.shape[-1] % 2, 0, x.shape[-2] % 2), mode="replicate")
+    above, below = x[..., ::2, :], x[..., 1::2, :]
+    return (above[..., ::2] + above[..., 1::2] + below[..., ::2] + below[..., 1::2]) / 4
+
+
+def _max_pool(
+    x: torch.Tensor,
+    kernel: list[int],
+    stride: list[int],
+    padding: Sequence[int] = (0, 0),
+    dilation: Sequence[int] = (1, 1),
+    ceil_mode: bool = False,
+) -> torch.Tensor:
+    """``max_pool2d`` that pads what its last windows reach beyond the border."""
+    steps = list(zip(x.shape[-2:], kernel, stride, padding, strict=True))
+    if not ceil_mode or any(p + s - 1 >= k for _, k, s, p in steps):
+        return NotImplemented  # type: ignore[no-any-return]
+    height, width = (-(side + 2 * p - k) % s for side, k, s, p in steps)
+    x = F.pad(x, (0, width, 0, height), value=-math.inf)
+    pool = torch.ops.aten.max_pool2d_with_indices.default
+    pooled: torch.Tensor = pool(x, kernel, stride, padding, dilation, False)[0]
+    return pooled
+
+
+# For a pooling that rounds sizes up, Inductor looks whether the size at which the model was traced
+# needs that, and compiles the formula for sizes like this one; others then give other labels
+# without a word (PyTorch 2.15).
+_POOLS_OF_ANY_SIZE: dict[Any, Callable[..., Any]] = {
+    torch.ops.aten.avg_pool2d.default: _average_pool,
+    torch.ops.aten.max_pool2d.default: _max_pool,
+}
 
 
 def _metadata(about: str, tied: dict[str, str]) -> dict[str, Any]:
