@@ -152,7 +152,9 @@ def test_a_folder_with_one_bad_picture(call: Call, pictures: Path, checkpoint: P
     assert f"DataError: {pictures}/bad.png: not a picture" in done.err and "web page" in done.err
     assert done.err.endswith("1 of 3 pictures failed\n")
     kinds = ("confidence", "labels", "overlay")
-    assert sorted(os.listdir("out")) == [f"{n}_{k}.png" for n in "ab" for k in kinds]  # noqa: PTH208
+    assert sorted(os.listdir("out")) == [  # noqa: PTH208
+        *(f"{name}_{kind}.png" for name in "ab" for kind in kinds), "predict.jsonl",
+    ]  # fmt: skip
 
 
 def test_a_single_bad_picture_ends_with_its_own_code(
@@ -183,10 +185,11 @@ def test_a_glob_in_quotes_and_files_of_the_same_stem(
 ) -> None:
     Image.fromarray(photo(9, 9)).save(pictures / "a.jpg")
     assert call("predict", pictures / "*.jpg", "-c", checkpoint, "-o", "jpg").code == 0
-    assert sorted(os.listdir("jpg")) == ["a_overlay.png", "b_overlay.png"]  # noqa: PTH208
+    written = ["a_overlay.png", "b_overlay.png", "predict.jsonl"]
+    assert sorted(os.listdir("jpg")) == written  # noqa: PTH208
     call("predict", pictures, "-c", checkpoint, "-o", "all")
     assert sorted(os.listdir("all")) == [  # noqa: PTH208
-        "a.jpg_overlay.png", "a.png_overlay.png", "b_overlay.png",
+        "a.jpg_overlay.png", "a.png_overlay.png", "b_overlay.png", "predict.jsonl",
     ]  # fmt: skip
 
 

@@ -78,7 +78,7 @@ def test_resuming_does_only_what_is_left(
     tmp_path: Path, model: SegmentationModel, pictures: list[Path]
 ) -> None:
     out = tmp_path / "out"
-    first = predict_files(model, pictures[:3], out, resume=True, progress=False)
+    first = predict_files(model, pictures[:3], out, progress=False)
     assert (first.resumed, len(first.done)) == (0, 3)
     before = stamps(out)
     (out / "1_overlay.png").unlink()  # a result that went missing

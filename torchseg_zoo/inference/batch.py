@@ -52,8 +52,8 @@ def predict_files(
 ) -> BatchReport:
     """Labels pictures and writes ``<name>_overlay.png`` for each.
 
-    A picture that cannot be read does not stop the others. With ``shard`` or ``resume`` the folder
-    also gets a record of what is done and what failed (see ``record_name``).
+    A picture that cannot be read does not stop the others. The folder also gets a record of what
+    is done and what failed (see ``record_name``), unless there is a single picture.
 
     Args:
         model: the model; a ``Predictor`` is faster for more than a few pictures.
@@ -78,7 +78,7 @@ def predict_files(
         model if isinstance(model, Predictor) else partial(predict, model)
     )
     kept: BatchRecord | nullcontext[None] = nullcontext()
-    if shard is not None or resume:
+    if shard is not None or resume or len(pictures) > 1:
         if Path(out).suffix.lower() == ".png" and not Path(out).is_dir():
             raise ArgumentError(
                 "shards and resuming need a folder for the results", where="out", fix="name one"
