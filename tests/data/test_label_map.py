@@ -154,7 +154,7 @@ def test_stray_values_are_named_and_counted() -> None:
     assert error.where == "mask.png"
     assert error.what == "pixel (3, 2) = 200, allowed 0–10 or 255"
     assert error.why == "stray values: 12 (3 px), 200 (1 px)"
-    assert error.fix and "raw_ids" in error.fix
+    assert error.fix and "check-data" in error.fix
 
 
 def test_at_most_five_stray_values_are_listed() -> None:

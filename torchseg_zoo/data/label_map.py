@@ -264,13 +264,13 @@ def _check_values(label: np.ndarray, num_classes: int, ignore_index: int, where:
     stray = np.flatnonzero(counts)
     if len(stray) == 1 and stray[0] == num_classes and not (label == 0).any():
         fix = (
-            "the values seem to start at 1: subtract 1, or map them with LabelSet(raw_ids=...), as "
-            "check-data proposes"
+            "the values seem to start at 1: subtract 1, or map them; `torchseg-zoo check-data "
+            "--out DIR` writes how to DIR/classes.json"
         )
     else:
         fix = (
-            f"map the values to class indices with LabelSet(raw_ids=...), {ignore_index} for "
-            "unlabelled, as check-data proposes"
+            f"map the values to class indices, {ignore_index} for unlabelled; `torchseg-zoo "
+            "check-data --out DIR` writes how to DIR/classes.json"
         )
     _refuse_stray(label, counts, allowed, fix, where)
 
