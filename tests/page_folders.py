@@ -25,7 +25,7 @@ SIZE = (128, 160)
 # What the pages say for real pictures, and what does for these.
 SHORTER = {
     "--epochs 60": "--epochs 1 --set crop=64,64",
-    "--epochs 200": "--epochs 6 --set crop=64,64 --set early_crop=None --batch-size 4"
+    "--epochs 200": "--epochs 4 --set crop=64,64 --set early_crop=None --batch-size 4"
     " --workers 0 --set cache=False",
     "256x256": "128x128",
     "(256, 256)": "(128, 128)",

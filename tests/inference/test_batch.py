@@ -237,6 +237,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.soak  # a killed worker is also tried by the journey to a cluster
 def test_a_ray_cluster_does_what_one_process_does_and_survives_a_killed_worker(
     tmp_path: Path, pictures: list[Path]
 ) -> None:

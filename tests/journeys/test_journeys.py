@@ -174,11 +174,11 @@ def test_task_6_train_from_scratch_and_resume_after_a_kill(arrive: Arrive) -> No
     for name in ("best", "last"):
         whole = walk.folder / f"runs/straight/{name}.safetensors"
         assert differences(run / f"{name}.safetensors", whole) == []
-    for name in ("curve.png", "samples/epoch_0006.png"):
+    for name in ("curve.png", "samples/epoch_0004.png"):
         np.testing.assert_array_equal(
             pixels(run / name).shape, pixels(walk.folder / "runs/straight" / name).shape
         )
-    assert len((run / "log.csv").read_text().splitlines()) == 7
+    assert len((run / "log.csv").read_text().splitlines()) == 5
 
 
 def test_task_7_reproduce_a_row(arrive: Arrive) -> None:
@@ -280,10 +280,12 @@ def test_task_10_load_checkpoints_of_other_projects(arrive: Arrive) -> None:
     told = walk.follow(CONVERT)
     assert told.splitlines()[0] == "bisenet_x39 19 bisenet_r18 19"
     ours = tsz.load_model(walk.folder / "bisenet.safetensors")
-    theirs = tsz.load_model(walk.folder / "epoch-80.pth")
     assert ours.labels.classes[0] == "road" and ours.preprocess.std == (1.0, 1.0, 1.0)
-    for name, tensor in theirs.state_dict().items():
-        assert torch.equal(ours.state_dict()[name], tensor)
+    same = walk.notebook.run(
+        "import torch\nkept = tsz.load_model('bisenet.safetensors').state_dict()\n"
+        "print(all(torch.equal(kept[name], one) for name, one in model.state_dict().items()))"
+    )
+    assert same == "True\n"
     assert pixels(walk.folder / "out/street_overlay.png").shape[2] == 3
 
     torch.save({"state_dict": {"weight": Trap()}}, walk.folder / "trap.pth")
@@ -323,23 +325,31 @@ def test_task_12_label_on_a_cluster_and_survive_a_killed_worker(
     arrive: Arrive, short_folder: str, embedded: tsz.SegmentationModel
 ) -> None:
     walk = arrive(CLUSTER, RAY_TMPDIR=short_folder)
-    for index, (image, _) in enumerate(drawn(6, seed=8)):
-        large = Image.fromarray(image).resize((640, 480))
-        for copy in range(6):
-            large.save(walk.folder / "photos" / f"more{copy}{index}.png")
+    photos, out = walk.folder / "photos", walk.folder / "out"
+    few = sorted(photos.iterdir())
+    for index, (image, _) in enumerate(drawn(24, seed=8)):
+        Image.fromarray(image).resize((480, 360)).save(photos / f"more{index}.png")
+    (photos / "broken.png").write_bytes(few[0].read_bytes()[:500])
     cluster, *_ = commands_of(CLUSTER)
     process = walk.start(*cluster.words)
-    worker = worker_at_work(walk.folder / "out", short_folder, process)
+    worker = worker_at_work(out, short_folder, process)
     os.kill(worker, signal.SIGKILL)
     told, problems = process.communicate()
-    assert process.returncode == 0, problems
-    assert "39 labelled, 0 of them before; 0 failed" in told.splitlines()
+    assert process.returncode == 3, problems
+    assert "27 labelled, 0 of them before; 1 failed" in told.splitlines()
+    assert "photos/broken.png" in told
     assert not Path(f"/proc/{worker}").exists()
-    for photo in (walk.folder / "photos").iterdir():
-        assert (walk.folder / "out" / f"{photo.stem}_overlay.png").is_file()
+    (photos / "broken.png").unlink()
+    predictor = tsz.Predictor(embedded)
+    for photo in photos.iterdir():
+        overlay = pixels(out / f"{photo.stem}_overlay.png")
+        if photo in few:
+            assert (overlay == np.asarray(predictor(photo).overlay())).mean() > 0.999
+        else:
+            photo.unlink()  # the rest of the page is quicker without
     walk.follow(CLUSTER, "without-a-cluster")
-    records = [path.read_text() for path in (walk.folder / "out").glob("predict-*.jsonl")]
-    assert sum(text.count("\n") - 1 for text in records) == 39
+    records = [path.read_text() for path in out.glob("predict-*.jsonl")]
+    assert sum(text.count("\n") - 1 for text in records) == len(few)
 
 
 def worker_at_work(out: Path, mark: str, process: subprocess.Popen[str]) -> int:
