@@ -219,6 +219,9 @@ def test_task_8_run_an_export_without_torch(
     walk = arrive(EXPORT, box)
     carry(exported, walk.folder)
     assert "No module named 'torch'" in walk.run("python", "-c", "import torch").err
+    refused = walk.run("torchseg-zoo", "predict", "street.png")
+    assert refused.code == MissingExtraError.exit_code and refused.err.count("\n") == 1
+    assert "torchseg-zoo infer FOLDER --onnx FILE" in refused.err
     told = walk.follow(EXPORT, "a-box-without-torch")
     assert "median of 3 pictures" in told
     street = tsz.predict(embedded, walk.folder / "street.png")

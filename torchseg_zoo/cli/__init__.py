@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Sequence
 
 from torchseg_zoo._version import __version__
-from torchseg_zoo.errors import ZooError
+from torchseg_zoo.errors import MissingExtraError, ZooError
 
 __all__ = ["build_parser", "main"]
 
@@ -32,6 +32,10 @@ _VERBS = (
 )
 
 
+# Dependencies that a box which only runs exported files does without.
+_WITH_TORCH = ("huggingface_hub", "safetensors", "timm", "torch", "torchvision", "tqdm")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line.
 
@@ -49,8 +53,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except ZooError as error:
-        print(f"torchseg-zoo: {type(error).__name__}: {error}", file=sys.stderr)
-        return error.exit_code
+        return _refuse(error)
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in _WITH_TORCH:
+            raise
+        return _refuse(_without_torch(str(error.name)))
     except BrokenPipeError:
         # The reader of our output went away, as `head` does; nothing is left to say.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -60,6 +67,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     finally:
         warnings.formatwarning = show_as_before
+
+
+def _refuse(error: ZooError) -> int:
+    print(f"torchseg-zoo: {type(error).__name__}: {error}", file=sys.stderr)
+    return error.exit_code
+
+
+def _without_torch(name: str) -> ZooError:
+    return MissingExtraError(
+        f"this command needs {name}, which is not installed",
+        fix="install torchseg-zoo with its dependencies; without torch there is `torchseg-zoo "
+        "infer FOLDER --onnx FILE`, for exported models",
+    )
 
 
 def build_parser() -> argparse.ArgumentParser:
