@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 from collections import OrderedDict
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from golden import procedural
+from golden.reading import State, arrays_of, record_of, state_of
 from torch import Tensor
 
 from torchseg_zoo.data.labels import generic_labels
@@ -22,9 +22,7 @@ from torchseg_zoo.models.base import family
 from torchseg_zoo.weights.convert import convert
 from torchseg_zoo.weights.manifest import Checkpoint, Source
 
-GOLDEN = Path(__file__).parent / "golden"
 TAG = "testset.foreign"
-State = dict[str, Tensor]
 
 
 def _parallel(state: State) -> State:
@@ -90,31 +88,6 @@ FOREIGN = {
 }
 
 
-@functools.cache
-def record_of(name: str) -> dict[str, Any]:
-    """What a golden file says of itself."""
-    if name.startswith("other/"):
-        with np.load(GOLDEN / f"{name}.npz") as archive:
-            return json.loads(str(archive["meta"]))  # type: ignore[no-any-return]
-    return json.loads((GOLDEN / f"{name}.json").read_text())  # type: ignore[no-any-return]
-
-
-def state_of(name: str) -> State:
-    """The golden's parameters under their original names."""
-    record = record_of(name)
-    factors = dict(record.get("weight_factors", {}))
-    overrides = record.get("overrides") or {}
-    factors |= {key: value["multiply"] for key, value in overrides.items()}
-    state = {}
-    for key, shape, dtype in record.get("state") or record["state_dict"]:
-        value = np.asarray(procedural.fill(key, shape))
-        if key in factors:
-            value = (value.astype(np.float64) * factors[key]).astype(value.dtype)
-        del dtype
-        state[key] = torch.from_numpy(value).reshape(shape)
-    return state
-
-
 def save(name: str, path: Path) -> State:
     """Writes the golden as a released file; its bare state dict."""
     state, how = state_of(name), FOREIGN[name]
@@ -159,29 +132,29 @@ def golden_logits(name: str, logits: Tensor, low: Tensor) -> tuple[np.ndarray, n
         low: at the head's stride.
     """
     record = record_of(name)
-    with np.load(GOLDEN / f"{name}.npz") as archive:
-        if name.startswith("torchseg/"):
-            case = record["cases"][0]
-            value = torch.nn.functional.interpolate(
-                low, scale_factor=8, mode="bilinear", align_corners=True
-            )
-            value = value.log_softmax(1) if case["log_softmax"] else value
-            step = case["stride"]
-            return value[:, :, ::step, ::step].numpy(), archive["out"], 5e-4
-        if not name.startswith("other/"):
-            key = "final" if "final" in record["outputs"] else "final.out"
-            expected = record["outputs"][key]
-            got = eval(f"value{expected['saved']}", {"value": logits.numpy()})  # our own index
-            return got, archive[key], 1e-4
-        outputs = record["cases"][0]["outputs"]
-        key = next(key for key in ("logits_up", "logits") if key in outputs)
-        expected = outputs[key]
-        if name.startswith("other/denseaspp"):
-            logits = torch.nn.functional.interpolate(
-                low, scale_factor=8, mode="bilinear", align_corners=True
-            )
-        step = tuple(slice(None, None, one) for one in expected["step"])
-        return logits.numpy()[step], archive[expected["array"]], 1e-4 * expected["std"]
+    arrays = arrays_of(name)
+    if name.startswith("torchseg/"):
+        case = record["cases"][0]
+        value = torch.nn.functional.interpolate(
+            low, scale_factor=8, mode="bilinear", align_corners=True
+        )
+        value = value.log_softmax(1) if case["log_softmax"] else value
+        step = case["stride"]
+        return value[:, :, ::step, ::step].numpy(), arrays["out"], 5e-4
+    if not name.startswith("other/"):
+        key = "final" if "final" in record["outputs"] else "final.out"
+        expected = record["outputs"][key]
+        got = eval(f"value{expected['saved']}", {"value": logits.numpy()})  # our own index
+        return got, arrays[key], 1e-4
+    outputs = record["cases"][0]["outputs"]
+    key = next(key for key in ("logits_up", "logits") if key in outputs)
+    expected = outputs[key]
+    if name.startswith("other/denseaspp"):
+        logits = torch.nn.functional.interpolate(
+            low, scale_factor=8, mode="bilinear", align_corners=True
+        )
+    step = tuple(slice(None, None, one) for one in expected["step"])
+    return logits.numpy()[step], arrays[expected["array"]], 1e-4 * expected["std"]
 
 
 def golden_input(name: str) -> Tensor:

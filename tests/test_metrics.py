@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from golden import procedural
+from golden.reading import record_of
 from scipy import ndimage
 from torchmetrics.classification import MulticlassJaccardIndex
 
@@ -25,9 +25,7 @@ from torchseg_zoo.metrics import (
     picture_scores,
 )
 
-CASES: list[dict[str, Any]] = json.loads(
-    (Path(__file__).parent / "golden" / "torchseg" / "losses_metrics.json").read_text()
-)["metrics"]
+CASES: list[dict[str, Any]] = record_of("torchseg/losses_metrics")["metrics"]
 
 
 def maps(case: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:

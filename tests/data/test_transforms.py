@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from golden import procedural
+from golden.reading import arrays_of, record_of
 
 from torchseg_zoo.data.preprocess import Preprocess
 from torchseg_zoo.data.sample import Sample
@@ -24,7 +22,6 @@ from torchseg_zoo.data.transforms import (
 )
 from torchseg_zoo.errors import ArgumentError
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "torchseg"
 PHOTO = procedural.uint8_image(40, 50, "pipe/photo")
 LABEL = procedural.label_map(40, 50, 21, "pipe/label").astype(np.uint8)
 SCALES = ("0.5", "0.75", "1.25", "1.5", "1.75", "2")
@@ -32,8 +29,7 @@ SCALES = ("0.5", "0.75", "1.25", "1.5", "1.75", "2")
 
 @pytest.fixture(scope="module")
 def arrays() -> dict[str, np.ndarray]:
-    with np.load(GOLDEN / "pipeline.npz") as archive:
-        return dict(archive)
+    return arrays_of("torchseg/pipeline")
 
 
 def sample(height: int = 23, width: int = 31, seed: int = 0) -> Sample:
@@ -73,7 +69,7 @@ def test_the_scaled_size_is_the_originals(arrays: dict[str, np.ndarray], scale: 
 
 @pytest.mark.parametrize("index", range(4))
 def test_crop_and_padding_are_the_originals(arrays: dict[str, np.ndarray], index: int) -> None:
-    case = json.loads((GOLDEN / "pipeline.json").read_text())["crop"][index]
+    case = record_of("torchseg/pipeline")["crop"][index]
     origin, size = tuple(case["pos"]), tuple(case["size"])
     image = crop_and_pad(Preprocess().array(PHOTO), origin, size, 0.0)
     np.testing.assert_allclose(image, arrays[f"crop{index}_img"], atol=1e-6)

@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from golden import procedural
+from golden.reading import arrays_of, record_of
 from pictures import photo
 
 from torchseg_zoo.inference.resize import bands, resize_photo
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "torchseg"
-
 
 def test_photos_are_resized_as_by_opencv() -> None:
-    stored = np.load(GOLDEN / "evaluator.npz")
+    stored = arrays_of("torchseg/evaluator")
     image = torch.from_numpy(procedural.uint8_image(97, 131))
     for factor in (0.5, 0.75, 1.25, 1.5, 1.75):
         got = resize_photo(image, (round(97 * factor), round(131 * factor)), factor=factor)
         np.testing.assert_array_equal(got[::5, ::5].numpy(), stored[f"resize_{factor}"])
-    for case in json.loads((GOLDEN / "evaluator.json").read_text())["cases"]:
+    for case in record_of("torchseg/evaluator")["cases"]:
         for scale in case.get("per_scale", ()):
             got = resize_photo(image, tuple(scale["scaled_shape"]), factor=scale["scale"])
             assert int(got.sum()) == scale["scaled_sum"]

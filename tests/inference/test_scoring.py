@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from fake_networks import Fake, local, strided
 from golden import procedural
+from golden.reading import arrays_of, record_of
 from pictures import photo
 from torch import Tensor
 
@@ -29,7 +28,6 @@ from torchseg_zoo.inference.scoring import label, score, scores
 from torchseg_zoo.inference.windows import visits, window_starts
 from torchseg_zoo.models.base import InputRule
 
-GOLDEN = Path(__file__).parents[1] / "golden"
 MERGES = ("torchseg", "logit-mean", "probability-mean")
 
 
@@ -45,14 +43,12 @@ def evaluators_network(x: Tensor) -> Tensor:
     return z * (1 + 0.3 * torch.arange(x.shape[3]) / (x.shape[3] - 1))
 
 
-def evaluator_cases() -> list[dict[str, Any]]:
-    return json.loads((GOLDEN / "torchseg" / "evaluator.json").read_text())["cases"]
-
-
-@pytest.mark.parametrize("case", evaluator_cases(), ids=lambda case: case["name"])
+@pytest.mark.parametrize(
+    "case", record_of("torchseg/evaluator")["cases"], ids=lambda case: case["name"]
+)
 @pytest.mark.parametrize("batch", [None, 1, 3])
 def test_torchsegs_evaluator(case: dict[str, Any], batch: int | None) -> None:
-    stored = np.load(GOLDEN / "torchseg" / "evaluator.npz")
+    stored = arrays_of("torchseg/evaluator")
     image = procedural.uint8_image(97, 131)
     network = Fake(evaluators_network)
     size = None
@@ -91,12 +87,8 @@ def test_torchsegs_evaluator(case: dict[str, Any], batch: int | None) -> None:
     assert (result.confidence() <= 1).all()
 
 
-def slide_cases() -> list[dict[str, Any]]:
-    return json.loads((GOLDEN / "mmseg" / "slide.json").read_text())["cases"]
-
-
 def mmsegs_network(x: Tensor) -> Tensor:
-    names = json.loads((GOLDEN / "mmseg" / "slide.json").read_text())["weights"]
+    names = record_of("mmseg/slide")["weights"]
     tensors = {
         name: torch.from_numpy(procedural.fill(name, shape)) for name, shape in names.items()
     }
@@ -107,7 +99,7 @@ def mmsegs_network(x: Tensor) -> Tensor:
     return F.conv2d(x, tensors[f"{head}.weight"], tensors[f"{head}.bias"])
 
 
-@pytest.mark.parametrize("case", slide_cases(), ids=lambda case: case["array"])
+@pytest.mark.parametrize("case", record_of("mmseg/slide")["cases"], ids=lambda case: case["array"])
 def test_mmsegs_sliding(case: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     # Its input is normalised already: pass floats through an identity in place of a photo.
     monkeypatch.setattr(scoring, "_check_image", lambda image: None)
@@ -116,7 +108,7 @@ def test_mmsegs_sliding(case: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -
     x = procedural.input_image((1, 3, *case["image_hw"]), name="mmseg.slide")
     mode = Sliding(case["crop_hw"], case["stride_hw"], "logit-mean")
     got = scores(network, x[0].transpose(1, 2, 0), mode)
-    want = np.load(GOLDEN / "mmseg" / "slide.npz")[case["array"]]
+    want = arrays_of("mmseg/slide")[case["array"]]
     np.testing.assert_allclose(got[None, :, ::2, ::2].numpy(), want, atol=1e-4, rtol=0)
     assert float(got.mean()) == pytest.approx(case["mean"], abs=1e-5)
     assert float(got.std()) == pytest.approx(case["std"], abs=1e-4)

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from foreign import FOREIGN, save, state_of
+from foreign import FOREIGN, save
 from foreign_shapes import mmseg
+from golden.reading import state_of
 from torch import Tensor
 
 import torchseg_zoo as tsz

@@ -5,21 +5,17 @@ A golden file is one line in ``GOLDENS``; everything else is read from it.
 
 from __future__ import annotations
 
-import functools
-import json
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from golden import procedural
+from golden.reading import arrays_of, record_of, state_of
 
 from torchseg_zoo.models.base import SegmentationModel
 from torchseg_zoo.models.checkpoint import model_from_state_dict
-
-GOLDEN = Path(__file__).parents[1] / "golden"
 
 
 @dataclass(frozen=True)
@@ -78,39 +74,23 @@ GOLDENS: dict[str, Golden] = {
 every_golden = pytest.mark.parametrize("name", GOLDENS)
 
 
-@functools.cache
-def read(name: str) -> dict[str, Any]:
-    return json.loads((GOLDEN / f"{name}.json").read_text())
-
-
-def procedural_checkpoint(name: str) -> dict[str, torch.Tensor]:
-    factors = read(name).get("weight_factors", {})
-    checkpoint = {}
-    for key, shape, dtype in read(name)["state_dict"]:
-        value = procedural.fill(key, shape, dtype)
-        if key in factors:
-            value = (value * factors[key]).astype(dtype)
-        checkpoint[key] = torch.from_numpy(np.asarray(value)).reshape(shape)
-    return checkpoint
-
-
 def build(name: str) -> SegmentationModel:
     # A released file comes in its project's wrapping.
-    checkpoint: dict[str, Any] = procedural_checkpoint(name)
+    checkpoint: dict[str, Any] = state_of(name)
     if name.startswith("mmseg/"):
         checkpoint = {"meta": {"epoch": 1}, "state_dict": checkpoint}
     return model_from_state_dict(checkpoint, config=GOLDENS[name].config)
 
 
 def assert_equal(name: str, array: str, value: torch.Tensor) -> None:
-    expected = read(name)["outputs"][array]
+    expected = record_of(name)["outputs"][array]
     assert list(value.shape) == expected["shape"], array
-    with np.load(GOLDEN / f"{name}.npz") as archive:
-        stored = archive[array]
     got = eval(f"value{expected['saved']}", {"value": value.numpy()})  # an index from our own file
     # Noise is at most 2e-5; the spatial spread guards against values too flat for a fixed bound.
     atol = min(1e-4, 1e-3 * expected["spatial_std"]) if expected.get("spatial_std") else 1e-4
-    np.testing.assert_allclose(got, stored, atol=max(atol, 2e-5), rtol=1e-4, err_msg=array)
+    np.testing.assert_allclose(
+        got, arrays_of(name)[array], atol=max(atol, 2e-5), rtol=1e-4, err_msg=array
+    )
 
 
 @every_golden
@@ -118,9 +98,9 @@ def test_outputs(name: str) -> None:
     golden = GOLDENS[name]
     model = build(name)
     assert model.config.model == golden.model
-    assert model.num_classes == read(name)["num_classes"]
-    assert model.config.align_corners == read(name)["align_corners"]
-    x = torch.from_numpy(procedural.input_image(read(name)["input_shape"]))
+    assert model.num_classes == record_of(name)["num_classes"]
+    assert model.config.align_corners == record_of(name)["align_corners"]
+    x = torch.from_numpy(procedural.input_image(record_of(name)["input_shape"]))
     with torch.inference_mode():
         low = model(x, with_aux=True, upsample=False)
         full = model(x, with_aux=True)
@@ -132,4 +112,4 @@ def test_outputs(name: str) -> None:
 
 @every_golden
 def test_parameter_count(name: str) -> None:
-    assert sum(p.numel() for p in build(name).parameters()) == read(name)["num_params"]
+    assert sum(p.numel() for p in build(name).parameters()) == record_of(name)["num_params"]

@@ -5,11 +5,8 @@ A golden file is one line in ``GOLDENS``; everything else is read from it.
 
 from __future__ import annotations
 
-import functools
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,12 +14,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from golden import procedural
+from golden.reading import arrays_of, record_of, state_of
 
 from torchseg_zoo.models.base import SegmentationModel
 from torchseg_zoo.models.checkpoint import model_from_state_dict
 from torchseg_zoo.types import SegOutput
 
-GOLDEN = Path(__file__).parents[1] / "golden"
 Output = Callable[[SegmentationModel, torch.Tensor, SegOutput], torch.Tensor]
 
 
@@ -126,37 +123,20 @@ GOLDENS: dict[str, Golden] = {
 }
 
 
-@functools.cache
-def read(name: str) -> dict[str, Any]:
-    with np.load(GOLDEN / f"{name}.npz") as archive:
-        return json.loads(str(archive["meta"]))
-
-
-def procedural_checkpoint(name: str) -> dict[str, torch.Tensor]:
-    overrides = read(name).get("overrides") or {}
-    checkpoint = {}
-    for key, shape, dtype in read(name)["state_dict"]:
-        value = procedural.fill(key, shape, dtype)
-        if key in overrides:
-            value = (value.astype(np.float64) * overrides[key]["multiply"]).astype(dtype)
-        checkpoint[key] = torch.from_numpy(np.asarray(value)).reshape(shape)
-    return checkpoint
-
-
 def cases() -> list[Any]:
     return [
         pytest.param(name, case, id=f"{name}-{case['name']}")
         for name in GOLDENS
-        for case in read(name)["cases"]
+        for case in record_of(name)["cases"]
     ]
 
 
 @pytest.mark.parametrize(("name", "case"), cases())
 def test_outputs(name: str, case: dict[str, Any]) -> None:
     golden = GOLDENS[name]
-    model = model_from_state_dict(procedural_checkpoint(name), config=golden.config(case))
+    model = model_from_state_dict(state_of(name), config=golden.config(case))
     assert model.config.model == golden.model
-    assert model.num_classes == read(name)["num_classes"]
+    assert model.num_classes == record_of(name)["num_classes"]
     x = torch.from_numpy(procedural.input_image(case["input_shape"]))
     with torch.inference_mode():
         low = model(x, with_aux=True, upsample=False)
@@ -167,8 +147,7 @@ def test_outputs(name: str, case: dict[str, Any]) -> None:
             assert list(value.shape) == expected["full_shape"], output
             assert float(value.double().std()) == pytest.approx(expected["std"], rel=1e-3)
             step = tuple(slice(None, None, one) for one in expected["step"])
-            with np.load(GOLDEN / f"{name}.npz") as archive:
-                stored = archive[expected["array"]]
+            stored = arrays_of(name)[expected["array"]]
             atol = 1e-4 * expected["std"]
             np.testing.assert_allclose(
                 value.numpy()[step], stored, atol=atol, rtol=0, err_msg=output
@@ -177,7 +156,7 @@ def test_outputs(name: str, case: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("name", GOLDENS)
 def test_parameter_count(name: str) -> None:
-    record = read(name)
+    record = record_of(name)
     shapes = {key: shape for key, shape, _ in record["state_dict"]}
     # OCNet's key and query share their tensors, and the file counts them twice.
     shared = sum(
@@ -186,5 +165,5 @@ def test_parameter_count(name: str) -> None:
         if ".f_key." in key and key.endswith((".weight", ".bias"))
     )
     config = GOLDENS[name].config(record["cases"][0])
-    model = model_from_state_dict(procedural_checkpoint(name), config=config)
+    model = model_from_state_dict(state_of(name), config=config)
     assert sum(p.numel() for p in model.parameters()) == record["parameters"] - shared

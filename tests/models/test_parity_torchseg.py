@@ -6,10 +6,7 @@ A golden file is one line in ``GOLDENS``; everything else is read from it.
 from __future__ import annotations
 
 import dataclasses
-import functools
-import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +14,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from golden import procedural
+from golden.reading import arrays_of, record_of, state_of
 
 from torchseg_zoo.models.base import SegmentationModel
 from torchseg_zoo.models.checkpoint import model_from_state_dict
@@ -25,8 +23,6 @@ from torchseg_zoo.training.objective import Objective
 from torchseg_zoo.training.optim import config_groups
 from torchseg_zoo.training.recipes import recipe
 from torchseg_zoo.types import SegOutput
-
-GOLDEN = Path(__file__).parents[1] / "golden"
 
 
 @dataclass(frozen=True)
@@ -114,27 +110,9 @@ GOLDENS = {
 every_golden = pytest.mark.parametrize("name", GOLDENS)
 
 
-@functools.cache
-def read(name: str) -> dict[str, Any]:
-    return json.loads((GOLDEN / f"{name}.json").read_text())
-
-
-@functools.cache
-def arrays(name: str) -> dict[str, np.ndarray]:
-    with np.load(GOLDEN / f"{name}.npz") as archive:
-        return dict(archive)
-
-
-def procedural_checkpoint(name: str) -> dict[str, torch.Tensor]:
-    return {
-        key: torch.from_numpy(procedural.fill(key, shape)).reshape(shape)
-        for key, shape, _ in read(name)["state"]
-    }
-
-
 def build(name: str) -> SegmentationModel:
     # A released file comes in its project's wrapping.
-    checkpoint = {"model": procedural_checkpoint(name), "epoch": 80}
+    checkpoint = {"model": state_of(name), "epoch": 80}
     return model_from_state_dict(checkpoint)
 
 
@@ -181,7 +159,7 @@ def assert_arrays(
         assert_statistics(value, record)
         stride = record["stride"]
         np.testing.assert_allclose(
-            value[:, :, ::stride, ::stride], arrays(name)[f"{kind}{index}"], atol=5e-4, rtol=1e-4
+            value[:, :, ::stride, ::stride], arrays_of(name)[f"{kind}{index}"], atol=5e-4, rtol=1e-4
         )
 
 
@@ -189,38 +167,38 @@ def assert_arrays(
 def test_outputs(name: str) -> None:
     model = build(name)
     assert model.config.model == GOLDENS[name].model
-    assert model.num_classes == read(name)["num_classes"]
-    for index, case in enumerate(read(name)["cases"]):
+    assert model.num_classes == record_of(name)["num_classes"]
+    for index, case in enumerate(record_of(name)["cases"]):
         out = original_output(name, model, case)
         assert_statistics(out, case["output"])
         suffix = f"_{index}" if index else ""
         stride = case["stride"]
         np.testing.assert_allclose(
-            out[:, :, ::stride, ::stride], arrays(name)[f"out{suffix}"], atol=5e-4, rtol=1e-4
+            out[:, :, ::stride, ::stride], arrays_of(name)[f"out{suffix}"], atol=5e-4, rtol=1e-4
         )
-        different = (out.argmax(1).numpy() != arrays(name)[f"argmax{suffix}"]).sum()
+        different = (out.argmax(1).numpy() != arrays_of(name)[f"argmax{suffix}"]).sum()
         assert different <= case["close_calls"]
 
 
 @every_golden
 def test_every_head(name: str) -> None:
     model = build(name)
-    x = torch.from_numpy(procedural.input_image(read(name)["cases"][0]["input_shape"]))
+    x = torch.from_numpy(procedural.input_image(record_of(name)["cases"][0]["input_shape"]))
     with torch.inference_mode():
         output = model(x, with_aux=True, upsample=False)
         heads = original_heads(name, output)
         borders = original_borders(name, output)
     if GOLDENS[name].log_heads:
         heads = [value.log_softmax(1) for value in heads]
-    assert_arrays(name, "head", heads, read(name)["heads"])
-    assert_arrays(name, "border", borders, read(name).get("border_heads", []))
+    assert_arrays(name, "head", heads, record_of(name)["heads"])
+    assert_arrays(name, "border", borders, record_of(name).get("border_heads", []))
     assert len(output.aux) + 1 == len(heads) + len(borders)
 
 
 @every_golden
 def test_parameter_counts(name: str) -> None:
     model = build(name)
-    record = read(name)
+    record = record_of(name)
     assert sum(p.numel() for p in model.parameters()) == record["params"]
     training_only = sum(
         int(np.prod(shape))
@@ -234,7 +212,7 @@ def test_parameter_counts(name: str) -> None:
 @every_golden
 def test_parameter_groups(name: str) -> None:
     rename = dict(GOLDENS[name].groups)
-    theirs = read(name)["param_groups"]
+    theirs = record_of(name)["param_groups"]
     expected: dict[tuple[tuple[str, ...], bool], list[dict[str, Any]]] = {}
     for group in theirs:
         parts = rename.get(group["module"], (group["module"],))
@@ -259,9 +237,9 @@ def test_parameter_groups(name: str) -> None:
     assert checked == len(groups)
 
 
-@pytest.mark.parametrize("name", [name for name in GOLDENS if "train" in read(name)])
+@pytest.mark.parametrize("name", [name for name in GOLDENS if "train" in record_of(name)])
 def test_training_step(name: str) -> None:
-    train = read(name)["train"]
+    train = record_of(name)["train"]
     model = build(name).double().train()
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout2d):
@@ -317,8 +295,8 @@ def our_names(name: str) -> dict[str, str]:
     """Original name → ours, found by converting tensors that are numbered."""
     from torchseg_zoo.weights.convert import convert
 
-    keys = [key for key, *_ in read(name)["state"]]
-    shapes = {key: shape for key, shape, _ in read(name)["state"]}
+    keys = [key for key, *_ in record_of(name)["state"]]
+    shapes = {key: shape for key, shape, _ in record_of(name)["state"]}
     numbered = {key: torch.full(shapes[key], float(index)) for index, key in enumerate(keys)}
     return {
         keys[int(tensor.flatten()[0])]: new for new, tensor in convert(numbered).tensors.items()

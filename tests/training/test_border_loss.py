@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 from golden import procedural
+from golden.reading import arrays_of, record_of
 from torchvision.ops import sigmoid_focal_loss
 
 from torchseg_zoo.training.border import (
@@ -21,8 +19,6 @@ from torchseg_zoo.training.border import (
 from torchseg_zoo.training.losses import after_resize, total_loss
 from torchseg_zoo.types import SegOutput
 
-GOLDEN = Path(__file__).parents[1] / "golden/torchseg/losses_metrics.json"
-
 
 def golden_inputs() -> tuple[torch.Tensor, torch.Tensor]:
     logits = torch.from_numpy(procedural.uniform("focal/logits", (2, 1, 24, 30), -3, 3)).float()
@@ -30,7 +26,7 @@ def golden_inputs() -> tuple[torch.Tensor, torch.Tensor]:
     return logits.requires_grad_(), torch.from_numpy(edges)
 
 
-@pytest.mark.parametrize("case", json.loads(GOLDEN.read_text())["focal"])
+@pytest.mark.parametrize("case", record_of("torchseg/losses_metrics")["focal"])
 def test_legacy_loss_equals_the_original(case: dict[str, float]) -> None:
     logits, edges = golden_inputs()
     loss = legacy_border_loss(logits, edges, alpha=case["alpha"], gamma=case["gamma"])
@@ -91,8 +87,8 @@ def test_border_heads_are_compared_with_edges_and_class_heads_with_labels() -> N
 
 @pytest.mark.parametrize("index", range(3))
 def test_targets_equal_the_originals(index: int) -> None:
-    with np.load(GOLDEN.with_name("pipeline.npz")) as archive:
-        labels, want = archive[f"edge{index}_gt"], archive[f"edge{index}_out"]
+    arrays = arrays_of("torchseg/pipeline")
+    labels, want = arrays[f"edge{index}_gt"], arrays[f"edge{index}_out"]
     both = torch.from_numpy(np.stack([labels, np.zeros_like(labels)]))
     got = border_targets(both)
     assert got.dtype == torch.uint8

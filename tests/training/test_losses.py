@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from golden import procedural
+from golden.reading import record_of
 from torch import Tensor
 
 from torchseg_zoo.errors import ArgumentError
@@ -24,12 +23,8 @@ from torchseg_zoo.training.losses import (
 from torchseg_zoo.training.overlap_losses import dice_loss, focal_loss, lovasz_softmax
 from torchseg_zoo.types import SegOutput
 
-GOLDEN: dict[str, Any] = json.loads(
-    (Path(__file__).parents[1] / "golden" / "torchseg" / "losses_metrics.json").read_text()
-)
-MMSEG: dict[str, Any] = json.loads(
-    (Path(__file__).parents[1] / "golden" / "mmseg" / "losses.json").read_text()
-)["values"]
+GOLDEN = record_of("torchseg/losses_metrics")
+MMSEG = record_of("mmseg/losses")["values"]
 # What TorchSeg weighs the Cityscapes classes with, where it does.
 CITYSCAPES_WEIGHTS = (
     1.4297, 1.4805, 1.4363, 3.365, 2.6635, 1.4311, 2.1943, 1.4817, 1.4513, 2.1984,

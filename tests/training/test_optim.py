@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from golden.reading import record_of
 from torch import nn
 
 import torchseg_zoo as tsz
@@ -16,9 +15,7 @@ from torchseg_zoo.models.base import SegmentationModel
 from torchseg_zoo.training.config import TrainConfig
 from torchseg_zoo.training.optim import learning_rate, make_optimizer, parameter_groups
 
-GOLDEN: dict[str, Any] = json.loads(
-    (Path(__file__).parents[1] / "golden" / "torchseg" / "losses_metrics.json").read_text()
-)
+GOLDEN = record_of("torchseg/losses_metrics")
 
 
 @pytest.fixture(scope="module")

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 from golden import procedural
+from golden.reading import record_of
 
 from torchseg_zoo.training.losses import cross_entropy, presence_loss, total_loss
 from torchseg_zoo.types import SegOutput
 
-GOLDEN = json.loads(
-    (Path(__file__).parents[1] / "golden" / "mmseg" / "losses.json").read_text()
-)["values"]["encnet_se_loss"]  # fmt: skip
+GOLDEN = record_of("mmseg/losses")["values"]["encnet_se_loss"]
 
 
 def labels() -> torch.Tensor:

@@ -21,7 +21,8 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import torch  # noqa: F401
-from foreign import entry_of, state_of
+from foreign import entry_of
+from golden.reading import state_of
 
 from torchseg_zoo.models.bisenet import BiSeNet  # noqa: F401
 from torchseg_zoo.registry import model_factory

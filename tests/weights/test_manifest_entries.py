@@ -11,13 +11,12 @@ import functools
 import json
 import re
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import foreign_shapes
-import numpy as np
 import pytest
 import torch
+from golden.reading import record_of
 
 from torchseg_zoo import registry
 from torchseg_zoo.data.label_sets import LABEL_SETS
@@ -27,8 +26,6 @@ from torchseg_zoo.models.base import InputRule, family
 from torchseg_zoo.weights import manifest, sources
 from torchseg_zoo.weights.convert import Converted, convert
 from torchseg_zoo.weights.manifest import Checkpoint, Source, manifest_path, read
-
-GOLDEN = Path(__file__).parents[1] / "golden"
 
 
 def as_found(entry: Checkpoint) -> Checkpoint:
@@ -165,12 +162,7 @@ def test_what_is_not_to_be_had_says_so() -> None:
 
 
 def golden_shapes(name: str) -> tuple[dict[str, tuple[int, ...]], int]:
-    path = GOLDEN / f"{name}.json"
-    if path.exists():
-        record = json.loads(path.read_text())
-    else:
-        with np.load(path.with_suffix(".npz")) as archive:
-            record = json.loads(str(archive["meta"]))
+    record = record_of(name)
     state = record.get("state") or record["state_dict"]
     return {key: tuple(shape) for key, shape, *_ in state}, record["num_classes"]
 

@@ -22,7 +22,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from torchseg_zoo.backbones import create_backbone
 from torchseg_zoo.errors import ArgumentError
 from torchseg_zoo.layers import ConvHead, ConvNormAct, global_pool, init_head
 from torchseg_zoo.models.base import ModelConfig, SegmentationModel, build
@@ -161,13 +160,7 @@ class BiSeNet(SegmentationModel):
 
     def __init__(self, config: BiSeNetConfig, *, pretrained_backbone: bool = False) -> None:
         super().__init__(config)
-        self.backbone = create_backbone(
-            config.backbone,
-            in_channels=config.in_channels,
-            levels=3,
-            options=config.backbone_options,
-            pretrained=pretrained_backbone,
-        )
+        self.backbone = config.make_backbone(levels=3, pretrained=pretrained_backbone)
         if self.backbone.strides != (8, 16, 32):
             raise ArgumentError(
                 f"{config.backbone} has maps at strides {self.backbone.strides}",

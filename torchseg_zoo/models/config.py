@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
-from torchseg_zoo.backbones import BackboneOptions
+from torchseg_zoo.backbones import Backbone, BackboneOptions, create_backbone
 from torchseg_zoo.errors import ArgumentError, CheckpointFormatError
 from torchseg_zoo.types import Size
 
@@ -76,6 +76,16 @@ class ModelConfig:
                 where=self.model,
                 fix="give a whole number of at least 1",
             )
+
+    def make_backbone(self, *, levels: int, pretrained: bool) -> Backbone:
+        """The network below the heads; arguments and errors are those of ``create_backbone``."""
+        return create_backbone(
+            self.backbone,
+            in_channels=self.in_channels,
+            levels=levels,
+            options=self.backbone_options,
+            pretrained=pretrained,
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON-able form; ``from_dict`` reads it back."""

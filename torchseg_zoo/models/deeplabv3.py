@@ -34,7 +34,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from torchseg_zoo.backbones import BackboneOptions, create_backbone
+from torchseg_zoo.backbones import BackboneOptions
 from torchseg_zoo.errors import ArgumentError
 from torchseg_zoo.layers import ConvHead, ConvNormAct, global_pool, init_head
 from torchseg_zoo.models.base import ModelConfig, SegmentationModel, build
@@ -152,13 +152,7 @@ class DeepLab(SegmentationModel):
 
     def __init__(self, config: ASPPConfig, *, levels: int, pretrained_backbone: bool) -> None:
         super().__init__(config)
-        self.backbone = create_backbone(
-            config.backbone,
-            in_channels=config.in_channels,
-            levels=levels,
-            options=config.backbone_options,
-            pretrained=pretrained_backbone,
-        )
+        self.backbone = config.make_backbone(levels=levels, pretrained=pretrained_backbone)
         self.head = self._make_head()
         self.aux_heads = nn.ModuleDict()
         if config.aux_channels is not None:

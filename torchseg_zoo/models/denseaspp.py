@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from torchseg_zoo.backbones import BackboneOptions, create_backbone
+from torchseg_zoo.backbones import BackboneOptions
 from torchseg_zoo.layers import init_head, resize
 from torchseg_zoo.models.base import ModelConfig, SegmentationModel, build
 from torchseg_zoo.models.paper import Paper
@@ -169,13 +169,7 @@ class DenseASPP(SegmentationModel):
 
     def __init__(self, config: DenseASPPConfig, *, pretrained_backbone: bool = False) -> None:
         super().__init__(config)
-        self.backbone = create_backbone(
-            config.backbone,
-            in_channels=config.in_channels,
-            levels=1,
-            options=config.backbone_options,
-            pretrained=pretrained_backbone,
-        )
+        self.backbone = config.make_backbone(levels=1, pretrained=pretrained_backbone)
         (deep,) = self.backbone.channels
         scale = max(1, self.backbone.strides[-1] // STRIDE)
         self.neck = Neck(deep, scale=scale, align_corners=config.align_corners)

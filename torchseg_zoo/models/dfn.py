@@ -19,7 +19,6 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from torchseg_zoo.backbones import create_backbone
 from torchseg_zoo.errors import ArgumentError
 from torchseg_zoo.layers import ConvNormAct, global_pool, init_head, resize
 from torchseg_zoo.models.base import InputRule, ModelConfig, SegmentationModel, build
@@ -160,13 +159,7 @@ class DFN(SegmentationModel):
 
     def __init__(self, config: DFNConfig, *, pretrained_backbone: bool = False) -> None:
         super().__init__(config)
-        self.backbone = create_backbone(
-            config.backbone,
-            in_channels=config.in_channels,
-            levels=4,
-            options=config.backbone_options,
-            pretrained=pretrained_backbone,
-        )
+        self.backbone = config.make_backbone(levels=4, pretrained=pretrained_backbone)
         if self.backbone.strides != STRIDES:
             raise ArgumentError(
                 f"{config.backbone} has maps at strides {self.backbone.strides}",

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from torchseg_zoo.backbones import BackboneOptions, create_backbone
+from torchseg_zoo.backbones import BackboneOptions
 from torchseg_zoo.layers import ConvHead, ConvNormAct, init_head, resize
 from torchseg_zoo.models.base import ModelConfig, SegmentationModel, build
 from torchseg_zoo.models.paper import Paper
@@ -203,13 +203,7 @@ class EncNet(SegmentationModel):
 
     def __init__(self, config: EncNetConfig, *, pretrained_backbone: bool = False) -> None:
         super().__init__(config)
-        self.backbone = create_backbone(
-            config.backbone,
-            in_channels=config.in_channels,
-            levels=3,
-            options=config.backbone_options,
-            pretrained=pretrained_backbone,
-        )
+        self.backbone = config.make_backbone(levels=3, pretrained=pretrained_backbone)
         self.head = Head(self.backbone.channels, config)
         self.aux_heads = nn.ModuleDict()
         if config.aux_channels is not None:

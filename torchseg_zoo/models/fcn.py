@@ -22,12 +22,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from torchseg_zoo.backbones import BackboneOptions, create_backbone
+from torchseg_zoo.backbones import BackboneOptions
 from torchseg_zoo.layers import ConvHead, ConvNormAct, init_head
-from torchseg_zoo.models.base import ModelConfig, SegmentationModel, build
+from torchseg_zoo.models.base import ModelConfig, build
 from torchseg_zoo.models.paper import Paper
+from torchseg_zoo.models.two_maps import TwoMapModel
 from torchseg_zoo.registry import register_model
-from torchseg_zoo.types import SegOutput
 
 __all__ = ["FCN", "FCNConfig", "fcn32s_r101", "fcn_r18", "fcn_r50", "fcn_r101"]
 
@@ -80,7 +80,7 @@ class ConcatHead(nn.Module):
         return logits
 
 
-class FCN(SegmentationModel):
+class FCN(TwoMapModel):
     """FCN over the deepest map of any backbone, at whatever stride it has.
 
     Takes any input size. Auxiliary head: ``stage3``, on the map before the deepest.
@@ -106,13 +106,7 @@ class FCN(SegmentationModel):
 
     def __init__(self, config: FCNConfig, *, pretrained_backbone: bool = False) -> None:
         super().__init__(config)
-        self.backbone = create_backbone(
-            config.backbone,
-            in_channels=config.in_channels,
-            levels=2,
-            options=config.backbone_options,
-            pretrained=pretrained_backbone,
-        )
+        self.backbone = config.make_backbone(levels=2, pretrained=pretrained_backbone)
         middle, deep = self.backbone.channels
         width, classes, dilation = config.head_channels, config.num_classes, config.head_dilation
         self.head: nn.Module = (
@@ -127,11 +121,6 @@ class FCN(SegmentationModel):
             )
         init_head(self.head)
         init_head(self.aux_heads)
-
-    def head_logits(self, x: Tensor, *, with_aux: bool) -> SegOutput:
-        middle, deep = self.backbone(x)
-        aux = {name: head(middle) for name, head in self.aux_heads.items()} if with_aux else {}
-        return SegOutput(self.head(deep), aux)
 
 
 @register_model

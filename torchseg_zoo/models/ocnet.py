@@ -29,10 +29,10 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from torchseg_zoo.backbones import BackboneOptions, create_backbone
+from torchseg_zoo.backbones import BackboneOptions
 from torchseg_zoo.errors import ArgumentError, InputShapeError
 from torchseg_zoo.layers import init_head
-from torchseg_zoo.models.base import ModelConfig, SegmentationModel, build
+from torchseg_zoo.models.base import ModelConfig, build
 from torchseg_zoo.models.object_context import (
     ASPContext,
     BesideContext,
@@ -42,8 +42,8 @@ from torchseg_zoo.models.object_context import (
     SelfAttention,
 )
 from torchseg_zoo.models.paper import Paper
+from torchseg_zoo.models.two_maps import TwoMapModel
 from torchseg_zoo.registry import register_model
-from torchseg_zoo.types import SegOutput
 
 __all__ = [
     "OCNet",
@@ -130,7 +130,7 @@ def _head(
     return nn.Sequential(layers)
 
 
-class OCNet(SegmentationModel):
+class OCNet(TwoMapModel):
     """OCNet over any backbone with two feature maps, best at output stride 8.
 
     Takes any input size (ASP-OC: of at least two cells of the deepest map), known or dynamic.
@@ -157,13 +157,7 @@ class OCNet(SegmentationModel):
 
     def __init__(self, config: OCNetConfig, *, pretrained_backbone: bool = False) -> None:
         super().__init__(config)
-        self.backbone = create_backbone(
-            config.backbone,
-            in_channels=config.in_channels,
-            levels=2,
-            options=config.backbone_options,
-            pretrained=pretrained_backbone,
-        )
+        self.backbone = config.make_backbone(levels=2, pretrained=pretrained_backbone)
         middle, deep = self.backbone.channels
         self.head = _head(deep, CHANNELS, config, context=_context(config))
         self.aux_heads = nn.ModuleDict()
@@ -174,11 +168,6 @@ class OCNet(SegmentationModel):
         for module in self.head.modules():
             if isinstance(module, SelfAttention):
                 module.start_silent()
-
-    def head_logits(self, x: Tensor, *, with_aux: bool) -> SegOutput:
-        middle, deep = self.backbone(x)
-        aux = {name: head(middle) for name, head in self.aux_heads.items()} if with_aux else {}
-        return SegOutput(self.head(deep), aux)
 
     def _check_input(self, x: Tensor) -> None:
         super()._check_input(x)

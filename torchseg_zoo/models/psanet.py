@@ -35,13 +35,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from torchseg_zoo.backbones import BackboneOptions, create_backbone
+from torchseg_zoo.backbones import BackboneOptions
 from torchseg_zoo.errors import ArgumentError
 from torchseg_zoo.layers import ConvHead, ConvNormAct, init_head, resize
-from torchseg_zoo.models.base import InputRule, ModelConfig, SegmentationModel, build
+from torchseg_zoo.models.base import InputRule, ModelConfig, build
 from torchseg_zoo.models.paper import Paper
+from torchseg_zoo.models.two_maps import TwoMapModel
 from torchseg_zoo.registry import register_model
-from torchseg_zoo.types import SegOutput, Size
+from torchseg_zoo.types import Size
 
 __all__ = ["PSANet", "PSANetConfig", "psanet_r50", "psanet_r101"]
 
@@ -273,7 +274,7 @@ class AttentionHead(nn.Module):
         return logits
 
 
-class PSANet(SegmentationModel):
+class PSANet(TwoMapModel):
     """PSANet over the deepest map of any backbone.
 
     With ``attention="mask"`` it takes any input size; otherwise ``input_rule.fixed`` only, which is
@@ -305,13 +306,7 @@ class PSANet(SegmentationModel):
 
     def __init__(self, config: PSANetConfig, *, pretrained_backbone: bool = False) -> None:
         super().__init__(config)
-        self.backbone = create_backbone(
-            config.backbone,
-            in_channels=config.in_channels,
-            levels=2,
-            options=config.backbone_options,
-            pretrained=pretrained_backbone,
-        )
+        self.backbone = config.make_backbone(levels=2, pretrained=pretrained_backbone)
         self.input_rule = config.input_rule(self.backbone.strides[-1])
         middle, deep = self.backbone.channels
         self.head = AttentionHead(deep, config)
@@ -322,11 +317,6 @@ class PSANet(SegmentationModel):
             )
         init_head(self.head)
         init_head(self.aux_heads)
-
-    def head_logits(self, x: Tensor, *, with_aux: bool) -> SegOutput:
-        middle, deep = self.backbone(x)
-        aux = {name: head(middle) for name, head in self.aux_heads.items()} if with_aux else {}
-        return SegOutput(self.head(deep), aux)
 
 
 @register_model

@@ -21,12 +21,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from torchseg_zoo.backbones import BackboneOptions, create_backbone
+from torchseg_zoo.backbones import BackboneOptions
 from torchseg_zoo.layers import ConvHead, ConvNormAct, init_head, pool_to_bins
-from torchseg_zoo.models.base import ModelConfig, SegmentationModel, build
+from torchseg_zoo.models.base import ModelConfig, build
 from torchseg_zoo.models.paper import Paper
+from torchseg_zoo.models.two_maps import TwoMapModel
 from torchseg_zoo.registry import register_model
-from torchseg_zoo.types import SegOutput
 
 __all__ = ["PSPNet", "PSPNetConfig", "pspnet_r18", "pspnet_r50", "pspnet_r101"]
 
@@ -119,7 +119,7 @@ class PyramidHead(nn.Module):
         return logits
 
 
-class PSPNet(SegmentationModel):
+class PSPNet(TwoMapModel):
     """PSPNet over the deepest map of any backbone, at whatever stride it has.
 
     Takes any input size. Auxiliary head: ``stage3``, on the map before the deepest.
@@ -148,13 +148,7 @@ class PSPNet(SegmentationModel):
 
     def __init__(self, config: PSPNetConfig, *, pretrained_backbone: bool = False) -> None:
         super().__init__(config)
-        self.backbone = create_backbone(
-            config.backbone,
-            in_channels=config.in_channels,
-            levels=2,
-            options=config.backbone_options,
-            pretrained=pretrained_backbone,
-        )
+        self.backbone = config.make_backbone(levels=2, pretrained=pretrained_backbone)
         middle, deep = self.backbone.channels
         self.head = PyramidHead(
             deep, config.channels, config.num_classes, align_corners=config.align_corners
@@ -166,11 +160,6 @@ class PSPNet(SegmentationModel):
             )
         init_head(self.head)
         init_head(self.aux_heads)
-
-    def head_logits(self, x: Tensor, *, with_aux: bool) -> SegOutput:
-        middle, deep = self.backbone(x)
-        aux = {name: head(middle) for name, head in self.aux_heads.items()} if with_aux else {}
-        return SegOutput(self.head(deep), aux)
 
 
 @register_model
