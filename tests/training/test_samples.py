@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from noise import Noise
 from pictures import photo
 from PIL import Image
 
 from torchseg_zoo.data.datasets import DrawnStreets, FileDataset
-from torchseg_zoo.data.labels import LabelSet, generic_labels
-from torchseg_zoo.data.sample import Sample
+from torchseg_zoo.data.labels import generic_labels
 from torchseg_zoo.data.transforms import Augmentation, generator, subsample
 from torchseg_zoo.errors import ArgumentError, DataError
 from torchseg_zoo.training.config import TrainConfig
@@ -30,26 +30,6 @@ CONFIG = TrainConfig(
     crop=(24, 32), early_crop=(16, 16), epochs=4, batch_size=3, label_stride=4, seed=5,
     mix="drawn", mix_share=0.25,
 )  # fmt: skip
-
-
-class Noise:
-    """Five samples of three classes that know how often they were read."""
-
-    def __init__(self, labels: LabelSet | None = None, *, value: int | None = None) -> None:
-        self.labels = labels or generic_labels(3)
-        self.value = value
-        self.reads: Counter[int] = Counter()
-
-    def __len__(self) -> int:
-        return 9
-
-    def __getitem__(self, index: int) -> Sample:
-        self.reads[index] += 1
-        rng = np.random.default_rng(index)
-        label = rng.integers(0, 3, (40, 50)).astype(np.uint8)
-        if self.value is not None and index == 4:
-            label[1, 2] = self.value
-        return Sample(f"noise {index}", rng.integers(0, 256, (40, 50, 3)).astype(np.uint8), label)
 
 
 def batches_of(

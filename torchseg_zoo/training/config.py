@@ -92,7 +92,9 @@ class TrainConfig:
             ``"stop"`` the run or ``"skip"`` the step (ten in a row stop the run).
         save_every_steps: steps between saved states; 0 saves at the end of each epoch only.
         seed: decides the initial weights, the order and every augmentation.
-        workers: processes that prepare samples; 0 prepares them in this one.
+        workers: processes that prepare samples; 0 prepares them in this one. Where Python does not
+            fork (Windows, macOS, and Linux from Python 3.14), a script that asks for some needs the
+            guard ``if __name__ == "__main__":``, and a data set of its own a module of its own.
         cache: keep decoded training files in memory, in each process.
         eval_every: epochs between evaluations; the last epoch is always evaluated.
         eval_window: (height, width) of evaluation windows; ``None`` for whole pictures.
