@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
+from collections.abc import Iterable
 from pathlib import Path
 
 CHECKOUT = Path(__file__).parents[1]
@@ -21,3 +23,11 @@ def checkout_files() -> list[str]:
     )  # fmt: skip
     names = filter(None, done.stdout.decode().split("\0"))
     return sorted(name for name in names if os.path.lexists(CHECKOUT / name))  # not removed
+
+
+def copy_files(names: Iterable[str], folder: Path) -> Path:
+    """Copies some of them: what is done in the copy leaves nothing in the checkout."""
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(CHECKOUT / name, folder / name)
+    return folder

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 import sysconfig
@@ -12,8 +11,7 @@ import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-from checkout import CHECKOUT, checkout_files
+from typing import TextIO
 
 _FORKING = Path(__file__).with_name("forking.py")
 # What `pip install numpy pillow onnxruntime` brings, where there are such folders.
@@ -22,15 +20,6 @@ WITHOUT_TORCH = (
     "onnxruntime", "flatbuffers", "google", "packaging",
 )  # fmt: skip
 _LIMIT_S = 300
-
-
-def copy_checkout(folder: Path) -> Path:
-    """A copy of the checkout's files: what is done there leaves nothing in the checkout."""
-    copy = folder / "checkout"
-    for name in checkout_files():
-        (copy / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(CHECKOUT / name, copy / name)
-    return copy
 
 
 def build_wheel(checkout: Path, folder: Path) -> Path:
@@ -109,15 +98,31 @@ class Forks:
 
     def run(self, words: Sequence[str], cwd: Path, variables: dict[str, str]) -> Done:
         """Runs a program to its end."""
-        assert self._server.stdin and self._server.stdout
         with tempfile.NamedTemporaryFile("r") as out, tempfile.NamedTemporaryFile("r") as err:
-            request = {
-                "words": words, "cwd": str(cwd), "variables": variables,
-                "out": out.name, "err": err.name,
-            }  # fmt: skip
-            print(json.dumps(request), file=self._server.stdin, flush=True)
-            code = json.loads(self._server.stdout.readline())
+            files = {"in": os.devnull, "out": out.name, "err": err.name}
+            code = self._ask(words, cwd, variables, files, waits=True)
             return Done(code, out.read(), err.read())
+
+    def talk(
+        self, words: Sequence[str], cwd: Path, variables: dict[str, str], err: str
+    ) -> tuple[TextIO, TextIO]:
+        """Starts a program; its input and output. It ends when its input does."""
+        with tempfile.TemporaryDirectory() as folder:
+            files = {"in": f"{folder}/in", "out": f"{folder}/out", "err": err}
+            for name in ("in", "out"):
+                os.mkfifo(files[name])
+            self._ask(words, cwd, variables, files, waits=False)
+            return Path(files["in"]).open("w"), Path(files["out"]).open()
+
+    def _ask(
+        self, words: Sequence[str], cwd: Path, variables: dict[str, str], files: dict[str, str],
+        *, waits: bool,
+    ) -> int:  # fmt: skip
+        assert self._server.stdin and self._server.stdout
+        request = {"words": words, "cwd": str(cwd), "variables": variables, "waits": waits}
+        print(json.dumps(request | files), file=self._server.stdin, flush=True)
+        code: int = json.loads(self._server.stdout.readline())
+        return code
 
     def close(self) -> None:
         """Ends the server."""

@@ -20,36 +20,50 @@ PROGRAMS = ("torchseg-zoo", "python", "mv", "rm")
 
 
 class Notebook:
-    """A Python process of the environment that runs block after block."""
+    """A Python process of the environment that runs block after block.
 
-    def __init__(self, environment: Environment, folder: Path, **more: str) -> None:
-        self._told = tempfile.TemporaryFile("w+")  # noqa: SIM115 - until close()
-        self._process = subprocess.Popen(
-            ["python", "-c", KERNEL.read_text(encoding="utf-8")],
-            cwd=folder,
-            env=environment.variables(**more),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._told,
-            text=True,
-        )
+    Args:
+        environment: where its Python comes from.
+        folder: where it is started.
+        forks: of that environment, to be started quickly.
+        more: variables of the process.
+    """
+
+    def __init__(
+        self, environment: Environment, folder: Path, forks: Forks | None = None, **more: str
+    ) -> None:
+        self._told = tempfile.NamedTemporaryFile("r")  # noqa: SIM115 - until close()
+        words = ["python", "-c", KERNEL.read_text(encoding="utf-8")]
+        variables = environment.variables(**more)
+        self._process: subprocess.Popen[str] | None = None
+        if forks:
+            self._in, self._out = forks.talk(words, folder, variables, self._told.name)
+            return
+        with Path(self._told.name).open("w") as err:
+            self._process = subprocess.Popen(
+                words, cwd=folder, env=variables, text=True,
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=err,
+            )  # fmt: skip
+        assert self._process.stdin and self._process.stdout
+        self._in, self._out = self._process.stdin, self._process.stdout
 
     def run(self, text: str, *, page: str = "notebook", line: int = 1) -> str:
         """Runs a block; what it printed."""
-        assert self._process.stdin and self._process.stdout
-        request = json.dumps({"page": page, "line": line, "text": text})
-        print(request, file=self._process.stdin, flush=True)
-        answer = json.loads(self._process.stdout.readline())
+        print(json.dumps({"page": page, "line": line, "text": text}), file=self._in, flush=True)
+        answer = json.loads(self._out.readline())
         assert not answer["error"], f"{page}: {answer['error']}"
         printed: str = answer["printed"]
         return printed
 
     def close(self) -> None:
         """Ends the process; a reader would have seen no warning of it."""
-        self._process.communicate()
-        self._told.seek(0)
-        require_calm(self._told.read())
-        self._told.close()
+        self._in.close()
+        self._out.read()
+        self._out.close()
+        if self._process:
+            self._process.wait()
+        with self._told:
+            require_calm(self._told.read())
 
 
 class Walk:
@@ -75,7 +89,7 @@ class Walk:
     def notebook(self) -> Notebook:
         """Started at its first use."""
         if self._notebook is None:
-            self._notebook = Notebook(self.environment, self.folder, **self._more)
+            self._notebook = Notebook(self.environment, self.folder, self._forks, **self._more)
         return self._notebook
 
     def follow(self, page: str, *sections: str) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 import tarfile
@@ -12,7 +11,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from checkout import CHECKOUT, checkout_files
+from checkout import CHECKOUT, checkout_files, copy_files
+from clean_environment import build_wheel
 
 import torchseg_zoo as tsz
 
@@ -47,11 +47,7 @@ def files() -> list[str]:
 @pytest.fixture(scope="module")
 def source(files: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the checkout's files: building leaves nothing in the checkout."""
-    copy = tmp_path_factory.mktemp("source") / "checkout"
-    for name in files:
-        (copy / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(CHECKOUT / name, copy / name)
-    return copy
+    return copy_files(files, tmp_path_factory.mktemp("source") / "checkout")
 
 
 @pytest.fixture(scope="module")
@@ -95,9 +91,7 @@ def test_the_source_archive_holds_the_checkout(
 def test_the_checkout_builds_the_same_wheel(
     released: tuple[Path, Path], source: Path, tmp_path: Path
 ) -> None:
-    options = ("--no-deps", "--no-build-isolation", "--no-index", "-q", "-w", tmp_path)
-    run(sys.executable, "-m", "pip", "wheel", *options, source, cwd=tmp_path)
-    (wheel,) = tmp_path.glob("*.whl")
+    wheel = build_wheel(source, tmp_path)
     assert wheel.name == released[1].name
     assert contents(wheel) == contents(released[1])
 

@@ -8,12 +8,12 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from checkout import checkout_files, copy_files
 from clean_environment import (
     WITHOUT_TORCH,
     Environment,
     Forks,
     build_wheel,
-    copy_checkout,
     install,
     new_environment,
 )
@@ -27,7 +27,7 @@ Arrive = Callable[..., Walk]
 
 @pytest.fixture(scope="session")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return copy_checkout(tmp_path_factory.mktemp("source"))
+    return copy_files(checkout_files(), tmp_path_factory.mktemp("source") / "checkout")
 
 
 @pytest.fixture(scope="session")

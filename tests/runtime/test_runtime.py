@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from clean_environment import WITHOUT_TORCH, link_libraries
 from PIL import Image
 
 import torchseg_zoo as tsz
@@ -63,28 +64,13 @@ def test_every_runtime_gives_the_models_labels(
     assert runner.artefact.checkpoint == "bisenet_x39.camvid"
 
 
-def site_without_torch(folder: Path) -> Path:
-    """A folder of packages with all that a deployed box needs, and nothing else."""
-    import numpy
-    import onnxruntime
-    import PIL
-
-    packages = {Path(module.__file__).parents[1] for module in (numpy, onnxruntime, PIL)}
-    wanted = ("numpy", "numpy.libs", "PIL", "pillow.libs", "onnxruntime", "flatbuffers", "google")
-    for site in packages:
-        for name in (*wanted, "packaging"):
-            if (site / name).exists() and not (folder / name).exists():
-                (folder / name).symlink_to(site / name)
-    (folder / "torchseg_zoo").symlink_to(PACKAGE)
-    return folder
-
-
 def test_a_box_without_torch_labels_a_street(
     exported: Path, model: SegmentationModel, tmp_path: Path
 ) -> None:
     site = tmp_path / "site"
     site.mkdir()
-    site_without_torch(site)
+    link_libraries(WITHOUT_TORCH, site)
+    (site / "torchseg_zoo").symlink_to(PACKAGE)
     picture, _ = draw_street(8, (120, 160))
     Image.fromarray(picture).save(tmp_path / "street.png")
     script = f"""
