@@ -272,9 +272,11 @@ def test_what_is_no_picture(model: SegmentationModel, image: Any, error: type) -
         tsz.predict(model, image)
 
 
-def test_a_model_of_one_channel_says_that_it_takes_no_pictures() -> None:
-    with pytest.raises(InputShapeError, match="needs N×1×H×W"):
-        tsz.predict(tsz.bisenet_x39(num_classes=2, in_channels=1), photo())
+@pytest.mark.parametrize("channels", [1, 4])
+def test_a_model_of_other_channels_says_that_it_takes_no_pictures(channels: int) -> None:
+    model = tsz.bisenet_x39(num_classes=2, in_channels=channels)
+    with pytest.raises(InputShapeError, match=f"takes {channels} channels, and a picture has 3"):
+        tsz.predict(model, photo(32, 32))
 
 
 # Finding pictures

@@ -35,7 +35,7 @@ def add_model(parser: argparse.ArgumentParser, *, device: bool = True) -> None:
         "-c",
         "--checkpoint",
         metavar="FILE",
-        help="model file of your own, as `torchseg-zoo train` writes it",
+        help="model file of your own, as `torchseg-zoo train` writes it, or of another project",
     )
     if device:
         add_device(parser)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from torchseg_zoo.data.preprocess import Preprocess
+from torchseg_zoo.errors import InputShapeError
 from torchseg_zoo.inference.modes import Merge, Sliding, Whole
 from torchseg_zoo.inference.resize import resize_photo
 from torchseg_zoo.inference.windows import visits, window_size, window_starts
@@ -128,7 +129,18 @@ def scaled(pixels: Tensor, scale: float, merge: Merge) -> Tensor:
 
 
 def cut(photo: Tensor, model: Network, view: Whole | Sliding, *, flip: bool = False) -> View:
-    """Normalises and pads a photo (H, W, C) uint8 and lays the windows."""
+    """Normalises and pads a photo (H, W, C) uint8 and lays the windows.
+
+    Raises:
+        InputShapeError: if the model takes another number of channels.
+    """
+    channels = len(model.preprocess.mean)
+    if photo.shape[2] != channels:
+        raise InputShapeError(
+            f"the model takes {channels} channels, and a picture has {photo.shape[2]}",
+            where="model",
+            fix="call the model itself with tensors of your own, model(x)",
+        )
     size = (photo.shape[0], photo.shape[1])
     window = window_size(size, view, model.input_rule)
     padded = max(size[0], window[0]), max(size[1], window[1])
