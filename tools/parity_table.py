@@ -67,7 +67,8 @@ Models of random weights on a backbone of ten layers with seven classes (DenseAS
 drawn streets; PSANet at its one size, `ocnet_pyramid_r101` compiled for 96×160 (for any size, the
 compiler was not done after 25 minutes). Labels of random weights lie closer to ties than those of
 trained ones; what int8 costs a trained model is its mIoU, which `export --data` measures. int8 is
-chosen for CPUs (`--int8-for cpu`). Empty: not measured yet. Measured on
+chosen for CPUs (`--int8-for cpu`); OpenVINO computes that of `denseaspp_d121` in float32, see
+[OpenVINO](openvino.md). Measured on
 {machine}, while other work was running; {software}.
 
 """
