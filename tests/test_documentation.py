@@ -1,7 +1,7 @@
 """Every code block of README.md and docs/ is run as it stands, or says why it is not.
 
 A page's blocks share a folder, which holds what the page says (``<!-- folder: ... -->``), and its
-Python blocks share their names. Numbers that only cost time are made smaller (``SHORTER``).
+Python blocks share their names. Numbers that only cost time are made smaller (``shorter``).
 """
 
 from __future__ import annotations
