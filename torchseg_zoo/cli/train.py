@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from torchseg_zoo.cli._data_options import WHAT_DATA_IS, add_own_files
 from torchseg_zoo.cli._scoring_options import add_devices, chosen_devices
+from torchseg_zoo.files import printable
 
 if TYPE_CHECKING:
     from torchseg_zoo.training.config import TrainConfig
@@ -98,10 +101,23 @@ def _run(options: argparse.Namespace) -> int:
     if options.save_config or options.dry_run:
         return _show(options, config)
     check_data_given(config)
-    result = _train(options, config)
+    try:
+        result = _train(options, config)
+    except KeyboardInterrupt:
+        _tell_what_is_kept(Path(config.out))
+        raise
     print(f"best {result.best} (mIoU {result.miou_percent:.2f} % after epoch {result.epoch})")
     print(f"log  {result.log}")
     return 0
+
+
+def _tell_what_is_kept(folder: Path) -> None:
+    from torchseg_zoo.distributed import launched
+
+    states = [folder / f"{name}.safetensors" for name in ("next", "last", "previous")]
+    if any(state.exists() for state in states) and not launched():  # there many would speak
+        kept = f"the last state in {printable(folder)} is kept; --resume goes on from it"
+        print(f"torchseg-zoo: {kept}", file=sys.stderr)
 
 
 def _train(options: argparse.Namespace, config: TrainConfig) -> TrainResult:
