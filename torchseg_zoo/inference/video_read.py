@@ -94,9 +94,7 @@ class VideoReader(Closing):
                 if self._file is None:
                     self._container = av.open(**_camera(os.fspath(source)))
                 else:
-                    self._container = av.open(
-                        self._file, "r", options=_OPTIONS, metadata_errors="ignore"
-                    )
+                    self._container = av.open(self._file, "r", **_file_options())
             self._stream = self._first_video()
         except BaseException:
             if self._file is not None:
@@ -235,6 +233,13 @@ def av_module() -> Any:
     return av
 
 
+def _file_options() -> dict[str, Any]:
+    """What ``av.open`` takes for files: only videos, whatever the encoding of their metadata."""
+    if int(av_module().__version__.partition(".")[0]) >= 19:  # takes any encoding by itself
+        return {"options": _OPTIONS}
+    return {"options": _OPTIONS, "metadata_errors": "ignore"}
+
+
 def _camera(device: str) -> dict[str, Any]:
     """What ``av.open`` takes for a camera, or for what stands in for one."""
     kind = next((name for system, name in _CAMERAS.items() if sys.platform == system), None)
@@ -253,7 +258,7 @@ def _camera(device: str) -> dict[str, Any]:
             fix=f"cameras here: {cameras or 'none'}",
         ) from error
     if stat.S_ISREG(mode) or stat.S_ISFIFO(mode):
-        opened = {"file": device, "options": _OPTIONS, "metadata_errors": "ignore"}
+        opened = {"file": device, **_file_options()}
         return opened | ({"timeout": _PATIENCE_S} if stat.S_ISFIFO(mode) else {})
     return {"file": device, "format": kind, "timeout": _PATIENCE_S}
 
