@@ -62,7 +62,12 @@ def test_past_the_tolerance_is_a_failure_that_says_so(
 
 
 def test_bad_options(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for option, value in (("--size", "12"), ("--batch", "none"), ("--format", "abacus")):
+    for option, value in (
+        ("--size", "12"),
+        ("--size", "31x64"),
+        ("--batch", "none"),
+        ("--format", "abacus"),
+    ):
         with pytest.raises(SystemExit):
             main(["export", option, value])
         assert value in capsys.readouterr().err

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["add_parser"]
 
+_LEAST_SIDE = 32  # of the drawn streets that files are proven on
 _SUFFIXES = {
     "aoti": ".pt2",
     "onnx": ".onnx",
@@ -151,6 +152,12 @@ def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None
         parser.error("--miou-tolerance goes with --data")
     if engine and options.int8_for == "cpu":
         parser.error("TensorRT does not take --int8-for cpu")
+    sizes = [*(options.profile or ()), *([options.size] if options.size != "dynamic" else [])]
+    for height, width in sizes:
+        if min(height, width) < _LEAST_SIDE:
+            parser.error(
+                f"{height}x{width} is too small to be proven; give sides of {_LEAST_SIDE} or more"
+            )
 
 
 def _run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
