@@ -152,6 +152,8 @@ class Reply(Closing):
         window_start, in_window = time.monotonic(), 0
         while True:
             self._clock.check(redacted(self.address.url))
+            if self._response.isclosed():  # Python 3.14 closes the socket with the last byte
+                return
             self._stream.settimeout(max(0.05, min(policy.window_s, self._clock.left())))
             try:
                 block = self._response.read1(_BLOCK)

@@ -116,7 +116,7 @@ def parse(source: str | os.PathLike[str]) -> Place:
         host, slash, path = source.partition("://")[2].partition("/")
         if host not in ("", "localhost"):
             raise _bad(source, "files of other machines cannot be named so")
-        return _local(Path(url2pathname(slash + path)))
+        return _local(_path_in(slash + path))
     if scheme == "hf":
         return _hub(source)
     if scheme == "gdrive":
@@ -210,6 +210,14 @@ def _drive_id(source: str) -> str:
         return ""
     match = re.search(r"/d/([A-Za-z0-9_-]+)", parts.path)
     return match[1] if match else parse_qs(parts.query).get("id", [""])[0]
+
+
+def _path_in(url_path: str) -> Path:
+    """What a file URL has behind its host, as a path."""
+    if os.name == "nt":
+        return Path(url2pathname(url_path))
+    # Not url2pathname: from Python 3.14 on it looks for a host and a query in this.
+    return Path(unquote(url_path, errors="surrogateescape"))
 
 
 def _bad(source: str, why: str) -> ArgumentError:
