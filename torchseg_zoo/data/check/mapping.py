@@ -120,7 +120,7 @@ def _by_color(labels: LabelSet, colors: Mapping[int, int], words: str) -> Propos
     raw_colors = {unpacked(color): index for color, index in sorted(colors.items())}
     ignored = sum(index == labels.ignore_index for index in colors.values())
     if ignored:
-        words += f"; {ignored} colours without a class are ignored"
+        words += f"; colours without a class are ignored: {ignored}"
     return Proposal(dataclasses.replace(labels, raw_ids=None, raw_colors=raw_colors), words)
 
 
