@@ -134,7 +134,8 @@ class DemoServer:
             with urllib.request.urlopen(request, timeout=120) as answer:
                 return Answer(answer.status, answer.read())
         except urllib.error.HTTPError as error:
-            return Answer(error.code, error.read())
+            with error:
+                return Answer(error.code, error.read())
 
 
 class User:
