@@ -74,8 +74,8 @@ def pixel(kept: Kept, found: Pixel) -> str:
 def summary(result: Result) -> str:
     """Size, time and certainty, in Markdown."""
     text = (
-        f"{result.height}×{result.width} pixels (height×width) labelled in **{result.seconds:.2f} s**, "
-        f"mean confidence {100 * result.mean_confidence:.0f}%"
+        f"{result.height}×{result.width} pixels (height×width) labelled in "
+        f"**{result.seconds:.2f} s**, mean confidence {100 * result.mean_confidence:.0f}%"
     )
     if result.loading_seconds:
         text += f"; the model was loaded before, in {result.loading_seconds:.1f} s"
