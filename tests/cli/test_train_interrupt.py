@@ -14,8 +14,8 @@ from commands import Call
 def test_an_interrupted_run_says_what_is_kept(call: Call, tmp_path: Path) -> None:
     words = (
         "train", "--data", "drawn", "--set", "steps_per_epoch=1", "--set", "crop=32,32",
-        "--set", "save_every_steps=1", "--set", "eval_every=100000", "--batch-size", "2",
-        "--epochs", "100000",
+        "--set", "save_every_steps=1", "--set", "eval_every=1000", "--batch-size", "2",
+        "--epochs", "1000",
     )  # fmt: skip
     state = tmp_path / "run" / "last.safetensors"
     over = threading.Event()

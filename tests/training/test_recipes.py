@@ -144,7 +144,7 @@ def test_a_path_takes_the_recipes_data_set() -> None:
     assert recipe(name, data="folder:/mine").data == "folder:/mine"
     assert recipe(None, data="/mine").data == "/mine"
     check_data_given(config)
-    with pytest.raises(ArgumentError, match="needs to know where that is; give its folder, as --d"):
+    with pytest.raises(ArgumentError, match="needs to know where that is; give its folder: data="):
         check_data_given(recipe(name))
 
 
