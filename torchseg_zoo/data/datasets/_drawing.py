@@ -8,7 +8,7 @@ same outlines into the label map, of which every second pixel is kept.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -17,7 +17,6 @@ from PIL import Image, ImageDraw, ImageFilter
 
 Color = tuple[float, float, float]
 Point = tuple[float, float, float]
-Place = Callable[[float, float, float], Point]
 T = TypeVar("T")
 
 # Train ids of CAMVID.
