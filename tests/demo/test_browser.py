@@ -225,7 +225,7 @@ def test_a_second_upload_during_the_first(watched: Watched, street: np.ndarray) 
     with page.expect_request("**/queue/join*"):
         watched.upload(png(draw_street(1, (900, 1200))[0]))
     watched.upload(png(street))
-    expect(page.locator("#summary")).to_contain_text("480×360")
+    expect(page.locator("#summary")).to_contain_text("360×480")
 
 
 def test_the_page_fits_a_phone(browser: Browser, server: DemoServer, street: np.ndarray) -> None:
