@@ -203,6 +203,7 @@ def choose(page: Page, model: str) -> None:
     field.clear()
     field.press_sequentially(model)
     page.get_by_role("option", name=re.compile(model)).first.click()
+    expect(field).to_have_value(re.compile(model))
 
 
 def test_an_example_and_a_model_that_is_not_here(watched: Watched) -> None:
