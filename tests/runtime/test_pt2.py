@@ -382,6 +382,19 @@ def test_pools_that_round_up_are_written_out() -> None:
             torch.testing.assert_close(found, expected)
 
 
+class WidePoolNet(SmallNet):
+    def head_logits(self, x: torch.Tensor, *, with_aux: bool) -> SegOutput:
+        pooled = nn.functional.avg_pool2d(x, 3, 2, ceil_mode=True)
+        return super().head_logits(pooled, with_aux=with_aux)
+
+
+def test_other_pools_that_round_up_are_not_compiled_for_any_size(tmp_path: Path) -> None:
+    model = WidePoolNet(ModelConfig("wide", "none", num_classes=5)).eval()
+    with pytest.raises(ExportError, match=r"wide: has a pooling .* compile it for one size"):
+        export_aoti(model, tmp_path / "m.pt2", device="cpu")
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.soak
 def test_every_family_compiled(tmp_path: Path) -> None:
     """At sizes of every remainder by 8; the size that is traced is a multiple of 32."""

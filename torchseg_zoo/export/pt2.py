@@ -132,8 +132,11 @@ def export_aoti(
     tied = built_for("cpu" if target.type == "cpu" else CudaDevice(str(target)).gpu)
     buffer = io.BytesIO()
     with _exporting(model):
+        program = _traced(tracing, str(target)).run_decompositions(_POOLS_OF_ANY_SIZE)
+        if tracing.moving:
+            _refuse_rounding_pools(program, model.config.model)
         torch._inductor.aoti_compile_and_package(
-            _traced(tracing, str(target)).run_decompositions(_POOLS_OF_ANY_SIZE),
+            program,
             package_path=buffer,
             inductor_configs={
                 "aot_inductor.metadata": _metadata(about, tied),
@@ -237,6 +240,20 @@ _POOLS_OF_ANY_SIZE: dict[Any, Callable[..., Any]] = {
     torch.ops.aten.avg_pool2d.default: _average_pool,
     torch.ops.aten.max_pool2d.default: _max_pool,
 }
+
+
+def _refuse_rounding_pools(program: ExportedProgram, where: str) -> None:
+    """Those that could not be written out would be right at some sizes only."""
+    for node in program.graph.nodes:
+        schema = getattr(node.target, "_schema", None)
+        names = [argument.name for argument in schema.arguments] if schema else []
+        if ({**dict(zip(names, node.args, strict=False)), **node.kwargs}).get("ceil_mode"):
+            raise ExportError(
+                "has a pooling that rounds sizes up in a way that cannot be compiled for any size",
+                where=where,
+                fix="compile it for one size (size=, --size), or use export_program() (--format "
+                "torch-export)",
+            )
 
 
 def _metadata(about: str, tied: dict[str, str]) -> dict[str, Any]:
