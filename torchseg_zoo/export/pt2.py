@@ -247,7 +247,9 @@ def _refuse_rounding_pools(program: ExportedProgram, where: str) -> None:
     for node in program.graph.nodes:
         schema = getattr(node.target, "_schema", None)
         names = [argument.name for argument in schema.arguments] if schema else []
-        if ({**dict(zip(names, node.args, strict=False)), **node.kwargs}).get("ceil_mode"):
+        given = {**dict(zip(names, node.args, strict=False)), **node.kwargs}
+        steps = given.get("stride") or given.get("kernel_size", ())
+        if given.get("ceil_mode") and max(steps) > 1:  # single steps leave nothing to round
             raise ExportError(
                 "has a pooling that rounds sizes up in a way that cannot be compiled for any size",
                 where=where,
